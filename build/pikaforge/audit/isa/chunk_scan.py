@@ -29,6 +29,15 @@ if TYPE_CHECKING:
     from pikaforge.audit.isa.swept.blocks import Block
 
 
+def warm(given: Given) -> None:
+    """Make the tables for a set of allowed features, so that a new process has them when work comes."""
+    tables(given.allowed)
+    if given.quick:
+        from pikaforge.audit.isa.swept.blocks import kinds_for  # noqa: PLC0415
+
+        kinds_for(given.allowed)
+
+
 def scan_pieces(chunk: Chunk, given: Given) -> Scanned:
     """Decode a chunk."""
     out = Scanned()

@@ -143,6 +143,7 @@ class _AreaSearch:
         self._places = sorted(places)
         self._spans = tuple((p.start, p.end) for p in self._places)
         self._allowed, self._pool = allowed, pool
+        self._relative: tuple[int, int] | None = None
 
     def run(self, outward: Iterable[int], out: Doubtful) -> None:
         """Judge all areas; those to which others turn out to lead once more.
@@ -211,9 +212,11 @@ class _AreaSearch:
 
     def _relocations(self, led: Set[int]) -> set[int]:
         """Return the numbers of the areas that hold only relocations, to none of which anything leads."""
-        low = high = 0
-        with suppress(AuditError):
-            low, high = relative_relocations(self._data, self._layout, str(self._path))
+        if self._relative is None:
+            self._relative = 0, 0
+            with suppress(AuditError):
+                self._relative = relative_relocations(self._data, self._layout, str(self._path))
+        low, high = self._relative
         found = {n for n, p in enumerate(self._places) if p.piece < 0 and low <= p.start and p.end <= high}
         return found - self._numbers(led)
 

@@ -82,11 +82,6 @@ def units(chunk: Chunk, data: Buffer, *, wanted: frozenset[int] | None = None) -
             at = after
 
 
-def warm(allowed: frozenset[str]) -> None:
-    """Make the tables for a set of allowed features, so that a new process has them when work comes."""
-    tables(allowed)
-
-
 def scan_units(chunk: Chunk, data: Buffer, given: Given, out: Scanned, *, only: frozenset[int] | None = None) -> None:
     """Decode a chunk, and add what is found to a result.
 

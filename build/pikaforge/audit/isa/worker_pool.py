@@ -7,9 +7,10 @@ import signal
 from array import array
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from multiprocessing import get_context
@@ -84,6 +85,15 @@ def _leave_signals() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
+@contextmanager
+def _killed() -> Iterator[None]:
+    """Say what it means that a worker process has ended."""
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise AuditError("a decoder process was killed", hint="is the memory full? run with fewer processes") from error
+
+
 class WorkerPool:
     """Worker processes for chunks of code; with one worker, this process. Results come in the order of the chunks."""
 
@@ -106,6 +116,20 @@ class WorkerPool:
             for _ in range(self._workers):
                 self._pool.submit(work, given)
 
+    def ahead(self, work: Callable[[Part], Made], parts: Sequence[Part]) -> Iterator[Made]:
+        """Yield `work(part)` of each part, where that of the next one is done by another process in the meantime.
+
+        Raises:
+            AuditError: a worker process was killed.
+        """
+        following: Future[Made] | None = None
+        for number, part in enumerate(parts):
+            with _killed():
+                made = work(part) if following is None else following.result()
+                if self._pool is not None and number + 1 < len(parts):
+                    following = self._pool.submit(work, parts[number + 1])
+            yield made
+
     def each(self, work: Callable[[Part, Given], Made], parts: Iterable[Part], given: Given) -> Iterator[Made]:
         """Yield `work(part, given)` of each part; few are under way at once, so that memory stays bounded.
 
@@ -119,7 +143,7 @@ class WorkerPool:
                 yield work(part, given)
             return
         running: deque[Future[Made]] = deque()
-        try:
+        with _killed():
             for part in parts:
                 process.pause(0)
                 running.append(self._pool.submit(work, part, given))
@@ -127,10 +151,6 @@ class WorkerPool:
                     yield running.popleft().result()
             while running:
                 yield running.popleft().result()
-        except BrokenProcessPool as error:
-            raise AuditError(
-                "a decoder process was killed", hint="is the memory full? run with fewer processes"
-            ) from error
 
 
 def cores() -> int:

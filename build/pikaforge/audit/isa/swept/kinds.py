@@ -13,7 +13,19 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from pikaforge.audit.isa.opcodes import tables
-from pikaforge.audit.isa.swept.lengths import ESCAPE, EVEX, OPERAND, PREFIXES, REX, VEX2, VEX3, XOP, one_byte, two_bytes
+from pikaforge.audit.isa.swept.lengths import (
+    ESCAPE,
+    EVEX,
+    OPERAND,
+    PREFIXES,
+    REX,
+    VEX2,
+    VEX3,
+    XOP,
+    one_byte,
+    prepare,
+    two_bytes,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -136,6 +148,7 @@ class Kinds:
     def __init__(self, allowed: frozenset[str]) -> None:
         """Know nothing yet."""
         known = tables(allowed)
+        prepare()
         self._bad, self._detecting = known.bad, known.detecting
         self._legacy = CONTEXTS * _tables().number
         count = self._legacy + VEX_CONTEXTS * VEX_KINDS + EVEX_KINDS

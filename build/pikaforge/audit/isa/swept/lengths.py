@@ -136,6 +136,11 @@ def _tables() -> _Tables:
     return _Tables(first.ravel(), memory.astype(np.uint8).ravel(), prefix, vex.ravel())
 
 
+def prepare() -> None:
+    """Make the tables, which are made once in a process."""
+    _tables()
+
+
 def words(raw: Bytes) -> Words:
     """Return the word of two bytes at each byte; that of the last one is any."""
     out = raw.astype(np.uint16)
