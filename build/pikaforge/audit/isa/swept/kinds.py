@@ -35,12 +35,13 @@ if TYPE_CHECKING:
 
     from pikaforge.audit.isa.swept.lengths import Bytes, Places, Words
 
-KNOWN, ODD, BAD, NEAR8, NEAR32, DETECTING, INVALID = 1, 2, 4, 8, 16, 32, 64
+KNOWN, ODD, BAD, NEAR8, NEAR32, DETECTING, INVALID, IDLE = 1, 2, 4, 8, 16, 32, 64, 128
 """What is known of a kind: iced was asked; iced must be asked of each; it is no instruction, or is not allowed; it is a
-branch with a distance of 8 or of 32 bits; it asks the CPU for its features; it is no instruction."""
+branch with a distance of 8 or of 32 bits; it asks the CPU for its features; it is no instruction; it is NOP or INT3."""
 LONGEST = 15
 CONTEXTS, VEX_CONTEXTS, VEX_KINDS, EVEX_KINDS = 8, 128, 4096, 1 << 16
-NOPS, TWO_BYTE_VEX, NO_OPERAND = 0x90, 2, 15
+NOPS, NO_OPERANDS = 0x90, 0x77
+"""The opcodes of NOP, which REX makes another instruction, and of VZEROUPPER."""
 LOCK, ADDRESS, REPNE, REP = 0xF0, 0x67, 0xF2, 0xF3
 _ODD, _MORE, _OFFSET, _WIDE = 8, 64, 32, 4
 """Bits of `_Tables.begin`. The lowest two are 1 behind 66, 2 behind F3, 3 behind F2."""
@@ -76,6 +77,8 @@ class _Tables(NamedTuple):
     """By opcode, in map 2."""
     number: int
     """Kinds without their prefixes."""
+    modrm: NDArray[np.bool_]
+    """Whether there is ModRM, by the number of the kind."""
 
 
 @lru_cache(maxsize=1)
@@ -92,17 +95,17 @@ def _tables() -> _Tables:
         begin[:, one] = _OFFSET
     begin[[VEX2, VEX3, EVEX, XOP]] |= np.where(prefix, _ODD, 0).astype(np.uint8)
     begin[np.ix_(prefix, prefix)] = _MORE
-    legacy, count = _legacy()
+    legacy, modrm = _legacy()
     numbers = np.arange(256, dtype=np.uint16)
     vex = numbers[None, :] * 16 + _reduced(numbers)[:, None]
-    vex[:, 0x77] = 0x77 * 16
+    vex[:, NO_OPERANDS] = NO_OPERANDS * 16
     odd = np.zeros((4, 256), bool)
     for place, opcodes in _ODD_VEX.items():
         odd[place, list(opcodes)] = True
     odd[0] = True
     odd_evex = np.zeros(256, bool)
     odd_evex[[*_ODD_EVEX]] = True
-    return _Tables(begin.ravel(), prefix, legacy, vex.ravel(), odd.ravel(), odd_evex, count)
+    return _Tables(begin.ravel(), prefix, legacy, vex.ravel(), odd.ravel(), odd_evex, len(modrm), modrm)
 
 
 def _reduced(modrm: NDArray[np.uint16]) -> NDArray[np.uint16]:
@@ -110,10 +113,12 @@ def _reduced(modrm: NDArray[np.uint16]) -> NDArray[np.uint16]:
     return modrm >> np.uint16(3) & np.uint16(7) | (modrm >= 0xC0) * np.uint16(8)
 
 
-def _legacy() -> tuple[NDArray[np.uint16], int]:
+def _legacy() -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
+    """Return the numbers of kinds by map, ModRM and opcode, and whether there is ModRM, by number."""
     out = np.zeros((4, 256, 256), np.uint16)
     modrm = np.arange(256, dtype=np.uint16)
     count = 1
+    modrm_of = np.zeros(4 * 256 * 256, bool)
     has = (one_byte().modrm, two_bytes().modrm, np.ones(256), np.ones(256))
     for place in range(4):
         for opcode in range(256):
@@ -121,12 +126,14 @@ def _legacy() -> tuple[NDArray[np.uint16], int]:
                 continue
             if opcode in _FULL[place]:
                 out[place, :, opcode], size = count + modrm, 256
+                modrm_of[count : count + size] = True
             elif has[place][opcode]:
                 out[place, :, opcode], size = count + _reduced(modrm), 16
+                modrm_of[count : count + size] = True
             else:
                 out[place, :, opcode], size = count, 1
             count += size
-    return out.ravel(), count
+    return out.ravel(), modrm_of[:count].copy()
 
 
 class Swept(NamedTuple):
@@ -147,8 +154,12 @@ class Kinds:
 
     def __init__(self, allowed: frozenset[str]) -> None:
         """Know nothing yet."""
+        from iced_x86 import MemorySizeExt, Mnemonic  # noqa: PLC0415
+
         known = tables(allowed)
         prepare()
+        self._idle = {int(Mnemonic.NOP), int(Mnemonic.INT3)}
+        self._size = MemorySizeExt.size
         self._bad, self._detecting = known.bad, known.detecting
         self._legacy = CONTEXTS * _tables().number
         count = self._legacy + VEX_CONTEXTS * VEX_KINDS + EVEX_KINDS
@@ -158,6 +169,10 @@ class Kinds:
         self.codes = np.zeros(count, np.uint16)
         """iced's codes, by number."""
         self.flags[: self._legacy : _tables().number] = KNOWN | ODD
+        self.sizes = np.zeros(count, np.uint16)
+        """Bytes of the operand in memory, by number; 0 if it has no size."""
+        self.flows = np.zeros(count, np.uint8)
+        """iced's FlowControl, by number."""
 
     def look(self, raw: Bytes, words: Words, lengths: Bytes, places: Places, decoder: Decoder) -> Swept:
         """Return the kinds of the instructions at some offsets.
@@ -261,7 +276,8 @@ class Kinds:
         for number, place in firsts:
             decoder.position, decoder.ip = place, start + place
             one = decoder.decode()
-            self.codes[number] = one.code
+            self.codes[number], self.flows[number] = one.code, one.flow_control
+            self.sizes[number] = self._size(one.memory_size)
             self.flags[number] = KNOWN | self._flags(one, raw, place, int(lengths[place]))
 
     def _flags(self, one: Instruction, raw: Bytes, place: int, length: int) -> int:
@@ -269,6 +285,7 @@ class Kinds:
             return ODD
         flags = BAD if one.code in self._bad else 0
         flags |= DETECTING if one.code in self._detecting else 0
+        flags |= IDLE if one.mnemonic in self._idle else 0
         if one.code == 0:
             return BAD | INVALID
         if not one.near_branch_target:
@@ -278,6 +295,15 @@ class Kinds:
             if one.next_ip + distance == one.near_branch_target:
                 return flags | flag
         return ODD
+
+    def with_modrm(self, kinds: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Return whether instructions of some kinds, which are not odd, have ModRM."""
+        known = _tables()
+        legacy = kinds < self._legacy
+        has = known.modrm[np.where(legacy, kinds % known.number, 0)]
+        vex = ~legacy & (kinds < len(self.flags) - EVEX_KINDS)
+        plain = (kinds - self._legacy) % VEX_KINDS == NO_OPERANDS * 16
+        return np.where(legacy, has, ~(vex & plain))
 
     def codes_of(self, kinds: Iterable[int]) -> set[int]:
         """Return iced's codes of those of some kinds that are allowed and not odd."""
