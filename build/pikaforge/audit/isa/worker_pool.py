@@ -116,6 +116,23 @@ class WorkerPool:
             for _ in range(self._workers):
                 self._pool.submit(work, given)
 
+    def begin(self, work: Callable[[Part, Given], Made], part: Part, given: Given) -> Callable[[], Made]:
+        """Have another process do `work(part, given)` while this one does something else; return what gives the result.
+
+        Raises:
+            AuditError: a worker process was killed.
+        """
+        if self._pool is None:
+            return lambda: work(part, given)
+        with _killed():
+            future = self._pool.submit(work, part, given)
+
+        def result() -> Made:
+            with _killed():
+                return future.result()
+
+        return result
+
     def ahead(self, work: Callable[[Part], Made], parts: Sequence[Part]) -> Iterator[Made]:
         """Yield `work(part)` of each part, where that of the next one is done by another process in the meantime.
 

@@ -16,6 +16,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -284,6 +285,7 @@ class Nearby:
         near = {index for low, high in ranges for index in self._between(low - SHORT, high + SHORT)}
         quick = self._size >= QUICK_BYTES
         sought = Sought(ranges, self._layout.type == ET_EXEC, tuple(sorted(near)), quick)
+        pointing = pool.begin(leads.words_of, str(self._path), ranges)
         through: dict[int, bool] = {}
         for part in pool.each(references_to, chunks(self._path, code), sought):
             for index, addresses, on, _ in part:
@@ -297,7 +299,7 @@ class Nearby:
             before = code.at(held.low - 1)
             if before != NOWHERE and through.get(before, True):
                 held.sources.add(before)
-        for address in self._pointers(ranges):
+        for address in chain(self._pointers(ranges), pointing()):
             held = out[order[bisect_right(lows, address) - 1]]
             held.pointed = True
             held.entries.add(address)
@@ -326,10 +328,9 @@ class Nearby:
         return range(first, bisect_left(self._code.starts, high))
 
     def _pointers(self, ranges: Ranges) -> Iterator[int]:
-        """Yield the addresses in some ranges that pointers in data have, or that other files may use."""
+        """Yield the addresses in some ranges that relocated pointers have, or that other files may use."""
         yield from (value for value in self.given.given if leads.within(value, ranges))
         yield from (value for _, value in self.given.stored if leads.within(value, ranges))
-        yield from leads.words(self._data, self._layout, ranges)
 
     def _body(self, piece: int) -> Body | None:
         """Return the code of a piece that was looked at; None if it is too long, or is not decoded as a whole."""
