@@ -1,11 +1,12 @@
 """Compare the speed of the audit's decoder with `objdump -d FILE | awk`, in one run on the same cores.
 
-    python benchmarks/audit.py [FILE] [--rounds N] [--cores N]
+    python benchmarks/audit.py [FILE…] [--rounds N] [--cores N] [--target NAME]
 
 Without FILE it takes the file with the most code of a few large ones (libLLVM, cc1plus, gdb). Both read every
-executable section. awk counts lines with a ymm register, which is the least that a check by text has to do; the audit
-also names functions and judges each feature. The two alternate, and the best time of each counts. The exit status is 1
-if the audit is not five times as fast, or if a process takes more than 150 MB. Less than 25 MB of code is not judged.
+executable section of all files. awk counts lines with a ymm register, which is the least that a check by text has to
+do; the audit also names functions and judges each feature. The two alternate, and the best time of each counts. The
+exit status is 1 if the audit is not five times as fast, or if a process takes more than 150 MB. Less than 25 MB of code
+is not judged.
 """
 
 # ruff: noqa: PTH207  # a script: it prints, it runs objdump, and its patterns are absolute
@@ -53,10 +54,10 @@ def size_of(path: Path) -> int:
     return sum(region.size for region in code_regions(path, str(path)))
 
 
-def by_text(path: Path) -> tuple[float, int]:
+def by_text(paths: list[Path]) -> tuple[float, int]:
     """Run `objdump -d | awk`; return its seconds and the lines that it counted."""
     start = time.perf_counter()
-    disassembly = subprocess.Popen(["objdump", "-d", str(path)], stdout=subprocess.PIPE)
+    disassembly = subprocess.Popen(["objdump", "-d", *map(str, paths)], stdout=subprocess.PIPE)
     done = subprocess.run(
         ["awk", "/%ymm/ {n++} END {print n + 0}"], stdin=disassembly.stdout, capture_output=True, check=True
     )
@@ -65,37 +66,38 @@ def by_text(path: Path) -> tuple[float, int]:
     return time.perf_counter() - start, int(done.stdout)
 
 
-def by_audit(path: Path) -> tuple[float, str]:
+def by_audit(paths: list[Path], target: str) -> tuple[float, str]:
     """Run the audit's decoder; return its seconds, with the start of its processes, and its result."""
-    allowed = from_gcc("sandybridge").sure
+    allowed = from_gcc(target).sure
     start = time.perf_counter()
-    [found] = scan([CodeSource(file=path.name, path=path)], allowed)
+    found = scan([CodeSource(file=path.name, path=path) for path in paths], allowed)
     seconds = time.perf_counter() - start
-    data = sum(size for _, size in found.data)
+    data = sum(size for one in found for _, size in one.data)
     return seconds, (
-        f"{found.pieces} pieces, {len(found.hits)} findings; bytes decoded {found.decoded}, data {data}, "
-        f"unclassified {found.unclassified}"
+        f"{sum(one.pieces for one in found)} pieces, {sum(len(one.hits) for one in found)} findings; bytes decoded "
+        f"{sum(one.decoded for one in found)}, data {data}, unclassified {sum(one.unclassified for one in found)}"
     )
 
 
 def main() -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("file", nargs="?", type=Path)
+    parser.add_argument("file", nargs="*", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--target", default="sandybridge", help="what code may use is that of this microarchitecture")
     given = parser.parse_args()
     if shutil.which("objdump") is None:
         sys.exit("objdump is missing: install binutils")
     cores = sorted(os.sched_getaffinity(0))[: given.cores]
     os.sched_setaffinity(0, cores)
-    path = (given.file or largest()).resolve()
-    size = size_of(path)
-    print(f"{path}: {size / 1e6:.1f} MB of code, {len(cores)} cores, best of {given.rounds}")
+    paths = [path.resolve() for path in given.file or [largest()]]
+    size = sum(map(size_of, paths))
+    print(f"{', '.join(map(str, paths))}: {size / 1e6:.1f} MB of code, {len(cores)} cores, best of {given.rounds}")
     texts, audits = [], []
     for number in range(given.rounds):
-        texts.append(by_text(path))
-        audits.append(by_audit(path))
+        texts.append(by_text(paths))
+        audits.append(by_audit(paths, given.target))
         print(f"  round {number + 1}: objdump | awk {texts[-1][0]:6.2f} s   audit {audits[-1][0]:6.2f} s")
     text, audit = min(texts), min(audits)
     own, children = (

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-HEAVY = ("docker", "requests", "iced_x86", "elftools", "urllib3", "jinja2", "markupsafe", "rich")
+HEAVY = ("docker", "requests", "iced_x86", "numpy", "elftools", "urllib3", "jinja2", "markupsafe", "rich")
 
 PROBE = """\
 import json, sys

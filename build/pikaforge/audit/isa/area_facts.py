@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from pikaforge.audit.isa.piece_scan import FeatureHit
+from pikaforge.audit.isa.scan_facts import FeatureHit
 
 
 class AreaGiven(NamedTuple):

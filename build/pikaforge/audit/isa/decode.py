@@ -19,14 +19,17 @@ from pathlib import Path
 
 from pikaforge.audit.elf.executable import Region, executable
 from pikaforge.audit.elf.layout import mapped, read_layout
+from pikaforge.audit.isa.chunk_scan import scan_pieces, warm
 from pikaforge.audit.isa.dispatch.evidence import find_evidence
 from pikaforge.audit.isa.dispatch.hints import find_hints
 from pikaforge.audit.isa.dispatch.known import Dispatcher
 from pikaforge.audit.isa.dispatch.search import Evidence
 from pikaforge.audit.isa.doubtful import Leads, judge_doubtful
 from pikaforge.audit.isa.opcodes import features_by_code
-from pikaforge.audit.isa.piece_scan import SHORT_OPERAND, FeatureHit, Given, look_inside, scan_pieces, warm
+from pikaforge.audit.isa.piece_scan import SHORT_OPERAND, look_inside
 from pikaforge.audit.isa.ranges import GAP, NOWHERE, TABLE, CodeMap, read_map
+from pikaforge.audit.isa.scan_facts import FeatureHit, Given
+from pikaforge.audit.isa.swept import QUICK_BYTES
 from pikaforge.audit.isa.worker_pool import Chunk, WorkerPool, chunks, cores
 from pikaforge.cpu.features import INVALID
 
@@ -114,8 +117,13 @@ def scan(
     if workers is None:
         workers = 1 if total < ALONE_BYTES else max(1, min(cores(), total // (ALONE_BYTES // 2)))
     with WorkerPool(workers) as pool:
-        pool.warm(warm, allowed)
-        return [_scan_file(s, Given(allowed if s.allowed is None else s.allowed, amd), pool) for s in sources]
+        given = Given(allowed, amd, total >= QUICK_BYTES)
+        pool.warm(warm, given)
+        maps = pool.ahead(_code_map, sources)
+        return [
+            _scan_file(source, code, given if source.allowed is None else given._replace(allowed=source.allowed), pool)
+            for source, code in zip(sources, maps, strict=True)
+        ]
 
 
 def code_regions(path: Path, name: str) -> tuple[Region, ...]:
@@ -135,8 +143,7 @@ def _code_map(source: CodeSource) -> CodeMap:
             return read_map(data, layout, code, source.file, debug=held)
 
 
-def _scan_file(source: CodeSource, given: Given, pool: WorkerPool) -> FileScan:
-    code = _code_map(source)
+def _scan_file(source: CodeSource, code: CodeMap, given: Given, pool: WorkerPool) -> FileScan:
     codes: set[int] = set()
     found: list[tuple[int, tuple[FeatureHit, ...]]] = []
     detecting: set[int] = set()

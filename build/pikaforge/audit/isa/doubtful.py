@@ -21,8 +21,8 @@ from pikaforge.audit.isa.area_facts import AreaGiven, Judged
 from pikaforge.audit.isa.areas import is_padding, judge_areas
 from pikaforge.audit.isa.candidates import harmless, windows_in
 from pikaforge.audit.isa.likelihood import REFERRED, SURE
-from pikaforge.audit.isa.piece_scan import FeatureHit
 from pikaforge.audit.isa.ranges import FUNCTION, GAP, PIECE_LIMIT, TABLE, Area, CodeMap
+from pikaforge.audit.isa.scan_facts import FeatureHit
 from pikaforge.audit.isa.worker_pool import CHUNK_BYTES, Chunk, WorkerPool, chunks
 from pikaforge.errors import AuditError
 
@@ -143,6 +143,7 @@ class _AreaSearch:
         self._places = sorted(places)
         self._spans = tuple((p.start, p.end) for p in self._places)
         self._allowed, self._pool = allowed, pool
+        self._relative: tuple[int, int] | None = None
 
     def run(self, outward: Iterable[int], out: Doubtful) -> None:
         """Judge all areas; those to which others turn out to lead once more.
@@ -211,9 +212,11 @@ class _AreaSearch:
 
     def _relocations(self, led: Set[int]) -> set[int]:
         """Return the numbers of the areas that hold only relocations, to none of which anything leads."""
-        low = high = 0
-        with suppress(AuditError):
-            low, high = relative_relocations(self._data, self._layout, str(self._path))
+        if self._relative is None:
+            self._relative = 0, 0
+            with suppress(AuditError):
+                self._relative = relative_relocations(self._data, self._layout, str(self._path))
+        low, high = self._relative
         found = {n for n, p in enumerate(self._places) if p.piece < 0 and low <= p.start and p.end <= high}
         return found - self._numbers(led)
 

@@ -6,8 +6,9 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
-from pikaforge.audit.elf.layout import ET_DYN, Buffer, Layout
+from pikaforge.audit.elf.layout import ET_DYN, Buffer, Layout, mapped, read_layout
 from pikaforge.audit.elf.pointers import read_pointers
 from pikaforge.audit.isa.opcodes import flows
 from pikaforge.audit.isa.ranges import CodeMap
@@ -29,6 +30,12 @@ def given(data: Buffer, layout: Layout, where: str) -> tuple[set[int], set[int]]
         certain |= pointers.given
         named.update(value for _, value in pointers.stored)
     return certain, named
+
+
+def words_of(path: str, spans: Spans) -> array[int]:
+    """Return what `words` yields of a file. Worker processes run this."""
+    with mapped(Path(path)) as data:
+        return array("Q", words(data, read_layout(data, path), spans))
 
 
 def words(data: Buffer, layout: Layout, spans: Spans) -> Iterator[int]:

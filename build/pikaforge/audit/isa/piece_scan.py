@@ -15,16 +15,17 @@ from array import array
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import accumulate
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from pikaforge.audit.elf.executable import PADDING
 from pikaforge.audit.elf.layout import Buffer, mapped
 from pikaforge.audit.isa.opcodes import LONGEST, Tables, features_by_code, flows, tables
 from pikaforge.audit.isa.ranges import GAP, PIECE_LIMIT, TABLE
+from pikaforge.audit.isa.scan_facts import Addresses, FeatureHit, Given, Scanned, Unit
 from pikaforge.audit.isa.table_pieces import runs_on, tables_in
 from pikaforge.audit.isa.worker_pool import Chunk
 
@@ -40,66 +41,7 @@ ALIGNED = 8
 SHORT_OPERAND = "branch66"
 """The id for branches with an operand-size prefix: Intel's CPUs ignore it, AMD's take an offset of 16 bits (AMD APM
 vol. 3, "Jcc"; Intel SDM vol. 2A, "Jcc")."""
-_BRANCH_66 = re.compile(rb"\x66[\x26\x2e\x36\x3e\x64-\x66\xf2\xf3]*(?:\x0f[\x80-\x8f]|[\xe8\xe9])")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FeatureHit:
-    """A feature that is not allowed, in one piece of code. Worker processes send it back."""
-
-    feature: str
-    count: int
-    """The number of instructions that need it."""
-    address: int
-    """Virtual address of the first one."""
-    code: bytes
-    """Bytes of the first one."""
-    text: str
-    """The first one in AT&T syntax, as objdump shows it."""
-    suspect: bool
-    """Whether it is among bytes that are most likely data."""
-
-
-class Given(NamedTuple):
-    """What the scan of a chunk needs beside the chunk."""
-
-    allowed: frozenset[str]
-    amd: bool
-    """Whether CPUs of AMD run the code."""
-
-
-@dataclass(slots=True)
-class Scanned:
-    """The result for one chunk."""
-
-    codes: set[int] = field(default_factory=set)
-    """Opcodes that are allowed."""
-    found: list[tuple[int, tuple[FeatureHit, ...]]] = field(default_factory=list)
-    """The findings in a piece, with the piece's index."""
-    detecting: list[int] = field(default_factory=list)
-    """Indexes of the pieces that run cpuid or xgetbv."""
-    tables: list[int] = field(default_factory=list)
-    """Indexes of tables of data that hold what could be an instruction which is not allowed, or that code runs into."""
-    mixed: list[tuple[int, int]] = field(default_factory=list)
-    """Indexes of gaps that are not code from their start to their end, each with the address at which it begins: the
-    last instruction of the piece before may go beyond that piece."""
-    outward: array[int] = field(default_factory=lambda: array("Q"))
-    """Targets of jumps and calls in other pieces, ascending."""
-
-
-class Unit(NamedTuple):
-    """A piece, or a part of a long one, with its instructions."""
-
-    piece: int
-    """Its index."""
-    start: int
-    """Address of its first instruction."""
-    end: int
-    raw: bytes
-    slack: bytes
-    """The bytes that follow it."""
-    gap: bool
-    instructions: list[Instruction]
+BRANCH_66 = re.compile(rb"\x66[\x26\x2e\x36\x3e\x64-\x66\xf2\xf3]*(?:\x0f[\x80-\x8f]|[\xe8\xe9])")
 
 
 def units(chunk: Chunk, data: Buffer, *, wanted: frozenset[int] | None = None) -> Iterator[Unit]:
@@ -140,55 +82,57 @@ def units(chunk: Chunk, data: Buffer, *, wanted: frozenset[int] | None = None) -
             at = after
 
 
-def warm(allowed: frozenset[str]) -> None:
-    """Make the tables for a set of allowed features, so that a new process has them when work comes."""
-    tables(allowed)
+def scan_units(chunk: Chunk, data: Buffer, given: Given, out: Scanned, *, only: frozenset[int] | None = None) -> None:
+    """Decode a chunk, and add what is found to a result.
 
-
-def scan_pieces(chunk: Chunk, given: Given) -> Scanned:
-    """Decode a chunk."""
+    Args:
+        chunk: the pieces.
+        data: the file.
+        given: what else is needed.
+        out: the result.
+        only: indexes of the pieces that are decoded; None: all.
+    """
     known = tables(given.allowed)
     bad, detecting = known.bad, known.detecting
     opcode, branch = attrgetter("code"), attrgetter("near_branch_target")
-    out = Scanned()
     every = out.codes
-    outward: set[int] = set()
+    outward = set(out.outward)
     clean_gaps: set[bytes] = set()
-    with mapped(Path(chunk.path)) as data:
-        tables_at = tables_in(chunk, data, given.allowed, out.tables)
-        for unit in units(chunk, data):
-            index, start, end, raw, slack, gap, instructions = unit
-            if end in tables_at and runs_on(unit):
-                out.tables.append(index + 1)
-                outward.add(end)
-            if gap and raw in clean_gaps:
-                continue
-            codes = set(map(opcode, instructions))
-            if gap and (0 in codes or b"\0\0" in raw) and _is_mixed(unit, known):
-                out.mixed.append((index, start))
-                continue
-            if not codes.isdisjoint(detecting):
-                out.detecting.append(index)
-            targets = set(map(branch, instructions))
-            targets.discard(0)  # what iced gives for instructions that are no branches
-            if targets:
-                inner = {target for target in targets if start <= target < end}
-                outward |= targets - inner
-                if inner and (odd := _within(unit, inner)) and (hits := follow(unit, odd, known)):
-                    out.found.append((index, hits))
-            if given.amd and _BRANCH_66.search(raw) and (hits := _short_operands(unit)):
+    tables_at = tables_in(chunk, data, given.allowed, out.tables)
+    for unit in units(chunk, data, wanted=None if only is None else chunk.with_gaps(only)):
+        index, start, end, raw, slack, gap, instructions = unit
+        if only is not None and index not in only:
+            continue
+        if end in tables_at and runs_on(unit):
+            out.tables.append(index + 1)
+            outward.add(end)
+        if gap and raw in clean_gaps:
+            continue
+        codes = set(map(opcode, instructions))
+        if gap and (0 in codes or b"\0\0" in raw) and is_mixed(unit, known):
+            out.mixed.append((index, start))
+            continue
+        if not codes.isdisjoint(detecting):
+            out.detecting.append(index)
+        targets = set(map(branch, instructions))
+        targets.discard(0)  # what iced gives for instructions that are no branches
+        if targets:
+            inner = {target for target in targets if start <= target < end}
+            outward |= targets - inner
+            if inner and (odd := _within(unit, inner)) and (hits := follow(unit, odd, known)):
                 out.found.append((index, hits))
-            if codes.isdisjoint(bad):
-                every |= codes
-                if gap and not targets and len(raw) <= SHORT_GAP:
-                    clean_gaps.add(raw)
-                continue
-            found, good = inspect(raw, slack or data_after(data, chunk, unit), start, known)
-            every |= good
-            if found:
-                out.found.append((index, found))
+        if given.amd and BRANCH_66.search(raw) and (hits := _short_operands(unit)):
+            out.found.append((index, hits))
+        if codes.isdisjoint(bad):
+            every |= codes
+            if gap and not targets and len(raw) <= SHORT_GAP:
+                clean_gaps.add(raw)
+            continue
+        found, good = inspect(raw, slack or data_after(data, chunk, unit), start, known)
+        every |= good
+        if found:
+            out.found.append((index, found))
     out.outward = array("Q", sorted(outward))
-    return out
 
 
 def _within(unit: Unit, targets: Iterable[int]) -> set[int]:
@@ -205,7 +149,7 @@ def data_after(data: Buffer, chunk: Chunk, unit: Unit) -> bytes:
     return data[at : at + LONGEST]
 
 
-def _is_mixed(unit: Unit, known: Tables) -> bool:
+def is_mixed(unit: Unit, known: Tables) -> bool:
     """Return whether a gap is not code from its start to its end: bytes are no instruction, or zeros hide one.
 
     A zero is the first byte of an instruction of two bytes, so that it can take the first byte of a function.
@@ -253,14 +197,23 @@ def look_inside(part: tuple[Chunk, array[int]], allowed: frozenset[str]) -> list
     return out
 
 
-def follow(unit: Unit, targets: Iterable[int], known: Tables) -> tuple[FeatureHit, ...]:
+def follow(
+    unit: Unit, targets: Iterable[int], known: Tables, *, begun: Addresses | None = None
+) -> tuple[FeatureHit, ...]:
     """Return the findings in the instructions that begin at some addresses within other ones of a unit.
 
     Bytes that are no instruction there are no finding: a CPU stops at them.
+
+    Args:
+        unit: the unit.
+        targets: the addresses.
+        known: tables for the allowed features.
+        begun: where its instructions begin and the last one ends, if the unit has no list of them; more are added.
     """
     from iced_x86 import Decoder  # noqa: PLC0415
 
-    begun = set(accumulate(map(len, unit.instructions), initial=unit.start))
+    if begun is None:
+        begun = set(accumulate(map(len, unit.instructions), initial=unit.start))
     ending = flows()
     raw = unit.raw + unit.slack
     waiting = list(targets)

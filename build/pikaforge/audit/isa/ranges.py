@@ -300,6 +300,11 @@ class _RegionCutter:
             self._areas.append(Area(start, end, start - region.address + region.offset, region.claim, region.name))
             return
         first = bisect_right(self._label_starts, start)
+        following = self._label_starts[first] if first < len(self._label_starts) else end
+        if following >= end and end - start <= PIECE_LIMIT:  # most gaps
+            label = self._labels.get(start)
+            self._code(region, start, end, GAP, label.name if label else NOWHERE)
+            return
         cuts = [start, *self._label_starts[first : bisect_left(self._label_starts, end)], end]
         for low, high in pairwise(cuts):
             label = self._labels.get(low)

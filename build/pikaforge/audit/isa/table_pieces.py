@@ -10,7 +10,7 @@ from pikaforge.audit.isa.ranges import TABLE
 
 if TYPE_CHECKING:
     from pikaforge.audit.elf.layout import Buffer
-    from pikaforge.audit.isa.piece_scan import Unit
+    from pikaforge.audit.isa.scan_facts import Unit
     from pikaforge.audit.isa.worker_pool import Chunk
 
 

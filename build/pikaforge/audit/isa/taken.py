@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 import struct
 from array import array
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import compress, count, zip_longest
 from operator import attrgetter
 from pathlib import Path
@@ -22,6 +22,8 @@ from pikaforge.audit.isa.leads import Spans, one_of
 from pikaforge.audit.isa.opcodes import LONGEST
 from pikaforge.audit.isa.piece_scan import units
 from pikaforge.audit.isa.ranges import LAST, TABLE, CodeMap
+from pikaforge.audit.isa.stretches import stretches
+from pikaforge.audit.isa.swept import QUICK_BYTES
 from pikaforge.audit.isa.worker_pool import Chunk
 
 if TYPE_CHECKING:
@@ -53,6 +55,8 @@ class Wanted(NamedTuple):
     """The range of addresses that has all pieces of code."""
     loaded: tuple[tuple[int, int, int], ...]
     """What is loaded of the file: addresses of the first byte and of the one behind it, and the offset in the file."""
+    quick: bool = False
+    """Whether there is so much code that numpy looks for fields."""
 
 
 def wanted(layout: Layout, code: CodeMap, spans: Spans) -> Wanted:
@@ -65,7 +69,7 @@ def wanted(layout: Layout, code: CodeMap, spans: Spans) -> Wanted:
     """
     loaded = tuple((part.address, part.address + part.file_size, part.offset) for part in layout.loaded())
     running = (code.starts[0], code.ends[-1]) if len(code) else (0, 0)
-    return Wanted(spans, layout.type != ET_DYN, running, loaded)
+    return Wanted(spans, layout.type != ET_DYN, running, loaded, code.size >= QUICK_BYTES)
 
 
 def taken(chunk: Chunk, sought: Wanted) -> array[int]:
@@ -75,7 +79,8 @@ def taken(chunk: Chunk, sought: Wanted) -> array[int]:
     """
     starts = [low for low, _ in sought.spans]
     with mapped(Path(chunk.path)) as data:
-        wanted, tables = (None, set[int]()) if sought.fixed else _pieces(chunk, data, sought)
+        find = _pieces_at_once if sought.quick else _pieces
+        wanted, tables = (None, set[int]()) if sought.fixed else find(chunk, data, sought)
         named = _in_pieces(chunk, data, sought, wanted, tables) if wanted is None or wanted else set[int]()
         named.update(jump_tables(data, sought, tables))
     return array("Q", sorted(a for a in named if one_of(a, sought.spans, starts)))
@@ -103,6 +108,35 @@ def _pieces(chunk: Chunk, data: Buffer, sought: Wanted) -> tuple[frozenset[int],
         if index in chunk.cuts and any(at <= LONGEST for at in places):  # the instruction may begin before the cut
             wanted.add(index - 1)
     return chunk.with_gaps(index for index in wanted if chunk.kinds[index - chunk.first] != TABLE), tables
+
+
+def _pieces_at_once(chunk: Chunk, data: Buffer, sought: Wanted) -> tuple[frozenset[int], set[int]]:
+    """Do what `_pieces` does, with numpy."""
+    from pikaforge.audit.isa.swept.fields import referring  # noqa: PLC0415
+
+    wanted: set[int] = set()
+    tables: set[int] = set()
+    for stretch in stretches(chunk, data, beyond=LONGEST):
+        first, address = stretch.first, stretch.address
+        starts, ends = ([at - address for at in some[first : stretch.last]] for some in (chunk.starts, chunk.ends))
+        found = referring(stretch.raw, address, (starts, ends), sought.spans, NEAR)
+        tables.update(address + at for at in found.taken)
+        wanted.update(chunk.first + first + number for number in found.pieces)
+        for index in chunk.cuts:
+            number = index - chunk.first - first
+            if 0 <= number < len(starts):
+                start, end = starts[number], ends[number] + LONGEST
+                # The instruction may begin before the cut.
+                field = any_between(found.fields, start + 1, min(start + LONGEST, end - FIELD))
+                if field or any_between(found.calls, start, min(start + LONGEST, end - FIELD - 1)):
+                    wanted.add(index - 1)
+    return chunk.with_gaps(index for index in wanted if chunk.kinds[index - chunk.first] != TABLE), tables
+
+
+def any_between(places: Sequence[int], first: int, last: int) -> bool:
+    """Return whether one of some ascending places is from a first to a last one."""
+    at = bisect_left(places, first)
+    return at < len(places) and places[at] <= last
 
 
 def _fields(chunk: Chunk, spans: Spans) -> re.Pattern[bytes]:

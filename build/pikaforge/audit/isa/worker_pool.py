@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import signal
 from array import array
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import accumulate
 from multiprocessing import get_context
+from operator import sub
 from pathlib import Path
 from typing import TypeVar
 
@@ -55,30 +58,41 @@ class Chunk:
 
 def chunks(path: Path, code: CodeMap) -> Iterator[Chunk]:
     """Yield the pieces of a file in chunks of at least `CHUNK_BYTES`, but for the last one. A long gap is in one."""
-    first = size = 0
     count = len(code)
-    for index, (start, end) in enumerate(zip(code.starts, code.ends, strict=True)):
-        size += end - start
-        last = index + 1 == count
+    sizes = array("Q", accumulate(map(sub, code.ends, code.starts)))  # of all pieces up to one
+    first = done = 0
+    while first < count:
+        last = bisect_left(sizes, done + CHUNK_BYTES, first) + 1
         # A table is in the chunk of the code before it.
-        if last or (size >= CHUNK_BYTES and index + 1 not in code.cuts and code.kinds[index + 1] != TABLE):
-            part = slice(first, index + 1)
-            yield Chunk(
-                str(path),
-                first,
-                code.starts[part],
-                code.ends[part],
-                code.offsets[part],
-                bytes(code.kinds[part]),
-                frozenset(n for n in code.cuts if first < n <= index) if code.cuts else frozenset(),
-            )
-            first, size = index + 1, 0
+        while last < count and (last in code.cuts or code.kinds[last] == TABLE):
+            last += 1
+        last = min(last, count)
+        part = slice(first, last)
+        yield Chunk(
+            str(path),
+            first,
+            code.starts[part],
+            code.ends[part],
+            code.offsets[part],
+            bytes(code.kinds[part]),
+            frozenset(n for n in code.cuts if first < n < last) if code.cuts else frozenset(),
+        )
+        first, done = last, sizes[last - 1]
 
 
 def _leave_signals() -> None:
     """Leave signals of the terminal to the first process, which ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+@contextmanager
+def _killed() -> Iterator[None]:
+    """Say what it means that a worker process has ended."""
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise AuditError("a decoder process was killed", hint="is the memory full? run with fewer processes") from error
 
 
 class WorkerPool:
@@ -103,6 +117,37 @@ class WorkerPool:
             for _ in range(self._workers):
                 self._pool.submit(work, given)
 
+    def begin(self, work: Callable[[Part, Given], Made], part: Part, given: Given) -> Callable[[], Made]:
+        """Have another process do `work(part, given)` while this one does something else; return what gives the result.
+
+        Raises:
+            AuditError: a worker process was killed.
+        """
+        if self._pool is None:
+            return lambda: work(part, given)
+        with _killed():
+            future = self._pool.submit(work, part, given)
+
+        def result() -> Made:
+            with _killed():
+                return future.result()
+
+        return result
+
+    def ahead(self, work: Callable[[Part], Made], parts: Sequence[Part]) -> Iterator[Made]:
+        """Yield `work(part)` of each part, where that of the next one is done by another process in the meantime.
+
+        Raises:
+            AuditError: a worker process was killed.
+        """
+        following: Future[Made] | None = None
+        for number, part in enumerate(parts):
+            with _killed():
+                made = work(part) if following is None else following.result()
+                if self._pool is not None and number + 1 < len(parts):
+                    following = self._pool.submit(work, parts[number + 1])
+            yield made
+
     def each(self, work: Callable[[Part, Given], Made], parts: Iterable[Part], given: Given) -> Iterator[Made]:
         """Yield `work(part, given)` of each part; few are under way at once, so that memory stays bounded.
 
@@ -116,7 +161,7 @@ class WorkerPool:
                 yield work(part, given)
             return
         running: deque[Future[Made]] = deque()
-        try:
+        with _killed():
             for part in parts:
                 process.pause(0)
                 running.append(self._pool.submit(work, part, given))
@@ -124,10 +169,6 @@ class WorkerPool:
                     yield running.popleft().result()
             while running:
                 yield running.popleft().result()
-        except BrokenProcessPool as error:
-            raise AuditError(
-                "a decoder process was killed", hint="is the memory full? run with fewer processes"
-            ) from error
 
 
 _MOST: ContextVar[int] = ContextVar("most", default=0)

@@ -88,7 +88,8 @@ def _shifted(instructions: Sequence[Instruction], index: int) -> bool:
 
 
 def _inside(numbers: set[int], bounds: Sequence[tuple[int, int]]) -> set[int]:
-    return {value for value in numbers if any(low <= value < high for low, high in bounds)}
+    lowest, highest = min((low for low, _ in bounds), default=0), max((high for _, high in bounds), default=0)
+    return {v for v in numbers if lowest <= v < highest and any(low <= v < high for low, high in bounds)}
 
 
 class Boundaries:

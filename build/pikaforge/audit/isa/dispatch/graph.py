@@ -12,8 +12,9 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import chain, groupby
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 
 from pikaforge.audit.elf.executable import regions
@@ -21,7 +22,8 @@ from pikaforge.audit.elf.layout import ET_EXEC, PF_W, PF_X, PT_LOAD, Buffer, Lay
 from pikaforge.audit.elf.pointers import CodePointers
 from pikaforge.audit.isa.dispatch.fixed import Boundaries, numbers_in
 from pikaforge.audit.isa.piece_scan import units
-from pikaforge.audit.isa.ranges import GAP, NOWHERE, CodeMap
+from pikaforge.audit.isa.ranges import GAP, NOWHERE, TABLE, CodeMap
+from pikaforge.audit.isa.swept import QUICK_BYTES
 from pikaforge.audit.isa.worker_pool import Chunk, WorkerPool, chunks
 
 WORD = 8
@@ -45,6 +47,23 @@ def fixed_references(chunk: Chunk, bounds: tuple[tuple[int, int], ...]) -> Found
     return references(chunk, bounds, fixed=True)
 
 
+def references_at_once(chunk: Chunk, bounds: tuple[tuple[int, int], ...]) -> Found:
+    """Return what `references` returns, by decoding many instructions at once."""
+    from pikaforge.audit.isa.swept.references import referred  # noqa: PLC0415
+
+    if TABLE in chunk.kinds:
+        return references(chunk, bounds)
+    out: Found = []
+    left: set[int] = set()
+    with mapped(Path(chunk.path)) as data:
+        for index, found, flow in referred(chunk, data, bounds, left):
+            out.append((index, found, _runs_on(flow, chunk.kinds[index - chunk.first]), frozenset()))
+    if left:
+        others = references(chunk, bounds, wanted=chunk.with_gaps(left))
+        out = sorted((*out, *(found for found in others if found[0] in left)), key=itemgetter(0))
+    return out
+
+
 def references(
     chunk: Chunk, bounds: tuple[tuple[int, int], ...], *, fixed: bool = False, wanted: frozenset[int] | None = None
 ) -> Found:
@@ -58,13 +77,12 @@ def references(
         fixed: whether immediates and displacements may be addresses.
         wanted: indexes of the pieces that are read, with all pieces of their gaps; None: all.
     """
-    from iced_x86 import FlowControl, MemorySizeExt, Mnemonic, Register  # noqa: PLC0415
+    from iced_x86 import MemorySizeExt, Mnemonic, Register  # noqa: PLC0415
 
     branch = attrgetter("near_branch_target")
     memory, rip = attrgetter("memory_base", "memory_displacement", "memory_size"), Register.RIP
-    ends = {int(getattr(FlowControl, name)) for name in ENDING}
-    call, other = int(FlowControl.CALL), int(FlowControl.INDIRECT_CALL)
     idle = {int(Mnemonic.NOP), int(Mnemonic.INT3)}
+    lowest, highest = min((low for low, _ in bounds), default=0), max((high for _, high in bounds), default=0)
     out: Found = []
     with mapped(Path(chunk.path)) as data:
         for index, parts in groupby(units(chunk, data, wanted=wanted), key=attrgetter("piece")):
@@ -79,13 +97,27 @@ def references(
             met = {at for start, kind in touched for at in range(start, start + max(MemorySizeExt.size(kind), 1), WORD)}
             met.update(map(branch, instructions))
             met.discard(0)  # what iced gives for instructions that are no branches
-            found = {a for a in met if any(low <= a < high for low, high in bounds)}
+            found = {a for a in met if lowest <= a < highest and any(low <= a < high for low, high in bounds)}
             numbers = frozenset(numbers_in(instructions, bounds)) - found if fixed else frozenset()
-            flow = int(instructions[-1].flow_control)
-            # A call at the end of a function does not return (abort). A gap may end within a function.
-            through = flow not in ends and (kind == GAP or flow not in (call, other))
+            through = _runs_on(int(instructions[-1].flow_control), kind)
             out.append((index, array("Q", sorted(found | numbers)), through, numbers))
     return out
+
+
+@lru_cache(maxsize=1)
+def _flows() -> tuple[frozenset[int], frozenset[int]]:
+    """Return iced's numbers of `ENDING`, and those of calls."""
+    from iced_x86 import FlowControl  # noqa: PLC0415
+
+    ends = frozenset(int(getattr(FlowControl, name)) for name in ENDING)
+    return ends, frozenset((int(FlowControl.CALL), int(FlowControl.INDIRECT_CALL)))
+
+
+def _runs_on(flow: int, kind: int) -> bool:
+    """Return whether a piece of a kind may run on into the next one, by how it ends."""
+    ends, calls = _flows()
+    # A call at the end of a function does not return (abort). A gap may end within a function.
+    return flow not in ends and (kind == GAP or flow not in calls)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,7 +292,11 @@ def read_graph(
     bounds = tuple((s.address, s.address + s.memory_size) for s in loads)
     found: dict[int, array[int]] = {}
     through = set()
-    work = fixed_references if layout.type == ET_EXEC else references
+    work: Callable[[Chunk, tuple[tuple[int, int], ...]], Found] = references
+    if layout.type == ET_EXEC:
+        work = fixed_references
+    elif code.size >= QUICK_BYTES:
+        work = references_at_once
     boundaries = Boundaries(data, code)
     for part in pool.each(work, chunks(path, code), bounds):
         for index, addresses, on, numbers in part:

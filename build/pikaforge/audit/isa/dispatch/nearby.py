@@ -16,6 +16,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +31,8 @@ from pikaforge.audit.isa.dispatch.state import Exhausted, Summary
 from pikaforge.audit.isa.dispatch.steps import Body, body
 from pikaforge.audit.isa.dispatch.values import UNKNOWN, Value
 from pikaforge.audit.isa.ranges import GAP, NOWHERE, TABLE, CodeMap
+from pikaforge.audit.isa.stretches import Stretch, stretches
+from pikaforge.audit.isa.swept import QUICK_BYTES
 from pikaforge.audit.isa.taken import FIELD, IMMEDIATE, may_lead
 from pikaforge.audit.isa.worker_pool import Chunk, WorkerPool, chunks
 from pikaforge.cpu import features
@@ -62,24 +65,16 @@ class Sought(NamedTuple):
     """Whether the program has a fixed address, so that instructions may hold addresses."""
     always: tuple[int, ...]
     """Pieces that are decoded in any case, ascending."""
-
-
-class _Stretch(NamedTuple):
-    """Pieces of a chunk that lie behind each other, in memory and in the file."""
-
-    first: int
-    last: int
-    """Index behind the last one, in the chunk."""
-    address: int
-    raw: bytes
+    quick: bool = False
+    """Whether there is so much code that numpy looks for fields."""
 
 
 def references_to(chunk: Chunk, sought: Sought) -> Found:
     """Return the pieces of a chunk that refer to some ranges, as `references` does; worker processes run this."""
     wanted = {index for index in sought.always if 0 <= index - chunk.first < len(chunk.starts)}
     with mapped(Path(chunk.path)) as data:
-        for stretch in _stretches(chunk, data):
-            for address in _fields(stretch, sought):
+        for stretch in stretches(chunk, data):
+            for address in _fields_at_once(stretch, sought) if sought.quick else _fields(stretch, sought):
                 # An instruction may go on behind a cut, so that its field is in the piece behind its own.
                 index = chunk.first + bisect_right(chunk.starts, address, stretch.first, stretch.last) - 1
                 wanted |= {index, index - 1} if index in chunk.cuts else {index}
@@ -87,21 +82,15 @@ def references_to(chunk: Chunk, sought: Sought) -> Found:
     return references(chunk, sought.ranges, fixed=sought.fixed, wanted=pieces) if pieces else []
 
 
-def _stretches(chunk: Chunk, data: Buffer) -> Iterator[_Stretch]:
-    first = 0
-    for index in range(1, len(chunk.starts) + 1):
-        if index < len(chunk.starts):
-            size = chunk.ends[index - 1] - chunk.starts[index - 1]
-            step = chunk.starts[index] - chunk.starts[index - 1]
-            if step == size == chunk.offsets[index] - chunk.offsets[index - 1]:
-                continue
-        start = chunk.starts[first]
-        at = chunk.offsets[first]
-        yield _Stretch(first, index, start, bytes(data[at : at + chunk.ends[index - 1] - start]))
-        first = index
+def _fields_at_once(stretch: Stretch, sought: Sought) -> Iterator[int]:
+    """Do what `_fields` does, with numpy."""
+    from pikaforge.audit.isa.swept.fields import fields  # noqa: PLC0415
+
+    for at in fields(stretch.raw, stretch.address, sought.ranges, fixed=sought.fixed):
+        yield stretch.address + at
 
 
-def _fields(stretch: _Stretch, sought: Sought) -> Iterator[int]:
+def _fields(stretch: Stretch, sought: Sought) -> Iterator[int]:
     """Yield the addresses of fields that may be a distance to one of the ranges, or an address in one."""
     starts = [low for low, _ in sought.ranges]
     raw = stretch.raw
@@ -206,6 +195,7 @@ class Nearby:
             asking: indexes of the pieces that run cpuid or xgetbv.
         """
         self._path, self._data, self._layout, self._code = path, data, layout, code
+        self._size = code.size
         self.given, self.asking = given, asking
         self._loaded = tuple((s.address, s.address + s.memory_size) for s in layout.segments if s.type == PT_LOAD)
         self._around: dict[int, _References] = {}
@@ -293,7 +283,9 @@ class Nearby:
         ranges = tuple((out[piece].low, out[piece].high) for piece in order)
         lows = [low for low, _ in ranges]
         near = {index for low, high in ranges for index in self._between(low - SHORT, high + SHORT)}
-        sought = Sought(ranges, self._layout.type == ET_EXEC, tuple(sorted(near)))
+        quick = self._size >= QUICK_BYTES
+        sought = Sought(ranges, self._layout.type == ET_EXEC, tuple(sorted(near)), quick)
+        pointing = pool.begin(leads.words_of, str(self._path), ranges)
         through: dict[int, bool] = {}
         for part in pool.each(references_to, chunks(self._path, code), sought):
             for index, addresses, on, _ in part:
@@ -307,7 +299,7 @@ class Nearby:
             before = code.at(held.low - 1)
             if before != NOWHERE and through.get(before, True):
                 held.sources.add(before)
-        for address in self._pointers(ranges):
+        for address in chain(self._pointers(ranges), pointing()):
             held = out[order[bisect_right(lows, address) - 1]]
             held.pointed = True
             held.entries.add(address)
@@ -336,10 +328,9 @@ class Nearby:
         return range(first, bisect_left(self._code.starts, high))
 
     def _pointers(self, ranges: Ranges) -> Iterator[int]:
-        """Yield the addresses in some ranges that pointers in data have, or that other files may use."""
+        """Yield the addresses in some ranges that relocated pointers have, or that other files may use."""
         yield from (value for value in self.given.given if leads.within(value, ranges))
         yield from (value for _, value in self.given.stored if leads.within(value, ranges))
-        yield from leads.words(self._data, self._layout, ranges)
 
     def _body(self, piece: int) -> Body | None:
         """Return the code of a piece that was looked at; None if it is too long, or is not decoded as a whole."""

@@ -1,0 +1,114 @@
+"""The addresses to which instructions of blocks refer: of many pieces at once."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pikaforge.audit.elf.layout import Buffer
+from pikaforge.audit.isa.opcodes import features_by_code
+from pikaforge.audit.isa.swept.blocks import Block, apart, blocks
+from pikaforge.audit.isa.swept.kinds import IDLE
+from pikaforge.audit.isa.worker_pool import Chunk
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+WORD = 8
+RIP_RELATIVE, RIP_MASK = 0x05, 0xC7
+"""ModRM of an operand at a distance from the next instruction (Intel SDM vol. 2A table 2-7)."""
+NONE = -1
+
+
+@lru_cache(maxsize=1)
+def every_feature() -> frozenset[str]:
+    """Return the ids of all features, so that every instruction is allowed, whatever it needs."""
+    return frozenset(name for names in features_by_code()[1:] for name in names)
+
+
+def referred(
+    chunk: Chunk, data: Buffer, bounds: tuple[tuple[int, int], ...], left: set[int]
+) -> Iterator[tuple[int, array[int], int]]:
+    """Yield pieces that are not only padding, each with the addresses that it refers to, and how it ends.
+
+    That is iced's FlowControl of its last instruction but for NOP and INT3.
+
+    Args:
+        chunk: the pieces.
+        data: the file.
+        bounds: ranges of addresses; others are left out.
+        left: gets the indexes of the pieces that must be decoded one by one.
+    """
+    left |= apart(chunk)
+    for block in blocks(chunk, data, every_feature()):
+        ends = _ends(block)
+        numbers, addresses = _addresses(block, bounds)
+        borders = np.searchsorted(numbers, np.arange(len(block.pieces) + 1)).tolist()
+        left.update(block.pieces[block.unfit].tolist())
+        for number, index in enumerate(block.pieces.tolist()):
+            if ends[number] != NONE and index not in left:
+                yield index, array("Q", addresses[borders[number] : borders[number + 1]].tobytes()), ends[number]
+
+
+def _ends(block: Block) -> list[int]:
+    """Return how each piece ends; -1 if it has no instructions but NOP and INT3. Odd endings make a piece unfit."""
+    flows = np.full(len(block.pieces), NONE)
+    busy = np.flatnonzero((block.swept.flags & IDLE) == 0)
+    owner = block.owner[busy]
+    flows[owner] = block.kinds.flows[block.swept.kinds[busy]]  # the last one of a piece is set last
+    last = np.full(len(block.pieces), NONE)
+    last[owner] = busy
+    odd = np.array([number for number, _ in block.odd], np.intp)
+    block.unfit[block.owner[odd[last[block.owner[odd]] == odd]]] = True
+    return flows.tolist()
+
+
+def _addresses(block: Block, bounds: tuple[tuple[int, int], ...]) -> tuple[NDArray[np.intp], NDArray[np.uint64]]:
+    """Return the places of pieces, ascending, each with an address to which it refers."""
+    swept, raw = block.swept, block.raw
+    branches, targets = block.targets()
+    modrm = swept.opcodes + 1
+    memory = np.flatnonzero((raw[modrm] & RIP_MASK) == RIP_RELATIVE)
+    memory = memory[(swept.kinds[memory] != 0) & block.kinds.with_modrm(swept.kinds[memory])]
+    field = modrm[memory] + 1
+    distance = (block.words[field] | block.words[field + 2].astype(np.uint32) << np.uint32(16)).view(np.int32)
+    behind = swept.places[memory] + block.lengths[swept.places[memory]]
+    held, at = [block.owner[branches], block.owner[memory]], [targets, behind + distance]
+    # A wide operand touches several words.
+    counts = np.maximum((block.kinds.sizes[swept.kinds[memory]].astype(np.intp) + WORD - 1) // WORD, 1)
+    for further in range(1, int(counts.max(initial=1))):
+        wide = counts > further
+        held.append(held[1][wide])
+        at.append(at[1][wide] + further * WORD)
+    owner = np.concatenate(held)
+    addresses = np.concatenate(at).astype(np.uint64) + np.uint64(block.base)
+    more = list(_of_odd(block))
+    if more:
+        owner = np.append(owner, [number for number, _ in more])
+        addresses = np.append(addresses, np.array([address for _, address in more], np.uint64))
+    inside = np.zeros(len(addresses), bool)
+    for low, high in bounds:
+        if low < 1 << 64 and high:
+            inside |= (addresses >= np.uint64(low)) & (addresses <= np.uint64(min(high, 1 << 64) - 1))
+    inside &= addresses != 0
+    owner, addresses = owner[inside], addresses[inside]
+    order = np.lexsort((addresses, owner))
+    owner, addresses = owner[order], addresses[order]
+    new = np.ones(len(owner), bool)
+    new[1:] = (owner[1:] != owner[:-1]) | (addresses[1:] != addresses[:-1])
+    return owner[new], addresses[new]
+
+
+def _of_odd(block: Block) -> Iterator[tuple[int, int]]:
+    """Yield the places of pieces with instructions that are odd, each with an address that one touches."""
+    from iced_x86 import MemorySizeExt, Register  # noqa: PLC0415
+
+    for number, one in block.odd:
+        if one.memory_base == Register.RIP:
+            start = one.memory_displacement
+            for address in range(start, start + max(MemorySizeExt.size(one.memory_size), 1), WORD):
+                yield int(block.owner[number]), address % (1 << 64)
