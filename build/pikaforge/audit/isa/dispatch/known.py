@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
@@ -217,12 +217,22 @@ def static_glibc(data: Buffer, *, linked: bool, resolvers: bool) -> Dispatcher |
     return next(entry for entry in table() if entry.soname == STATIC)
 
 
-def decided(code: Body, targets: Set[int], entries: Set[int], answers: Answers | None, *, loose: bool) -> set[int]:
+def decided(
+    code: Body,
+    targets: Set[int],
+    entries: Set[int],
+    answers: Answers | None,
+    *,
+    loose: bool,
+    stubs: Mapping[int, int] | None = None,
+) -> set[int]:
     """Return those of some addresses that a function uses only after a test of a flag.
 
     It is a game of two players: the first one chooses the way at each branch that tests a flag, the second one at all
     other branches. An address is decided if the first player can keep the function from every instruction that names
-    the address: so the flags' values alone decide whether it is used.
+    the address: so the flags' values alone decide whether it is used. In a file that nobody vouches for, it must be
+    possible to keep it from all of them at once: on one way of a test there may be no other implementation that needs
+    a flag.
 
     Args:
         code: the function.
@@ -230,14 +240,15 @@ def decided(code: Body, targets: Set[int], entries: Set[int], answers: Answers |
         entries: addresses in the function, beside its start, at which other code enters it.
         answers: where the library keeps the CPU's answers; None if each test of few bytes is one of a flag.
         loose: whether other code may enter blocks without a visible predecessor (exception handlers).
+        stubs: other names that the code has for some of the addresses.
     """
     if not code.sound:
         return set()
     starts = starts_of(code, entries, loose=loose)
     tests = FlagTests(code, answers)
     game = Game(code, tests.decisive)
-    out = set()
-    for target, numbers in _naming(code, targets).items():
+    out, used = set[int](), set[int]()
+    for target, numbers in _naming(code, targets, stubs or {}).items():
         blocks = {number: bisect_right(code.blocks, number, key=attrgetter("first")) - 1 for number in numbers}
         naming = {
             i
@@ -248,20 +259,16 @@ def decided(code: Body, targets: Set[int], entries: Set[int], answers: Answers |
         own = {i for i in naming if _leaves_by_flag(tests, code, i, target)}
         if not starts & game.forced(naming - own):  # without any, only conditional moves take it
             out.add(target)
-    return out
+            used |= naming - own
+    return set() if answers is not None and starts & game.forced(used) else out
 
 
-def named_by(code: Body, targets: Set[int]) -> Set[int]:
-    """Return those of some addresses that a function names."""
-    return _naming(code, targets).keys()
-
-
-def _naming(code: Body, targets: Set[int]) -> dict[int, list[int]]:
+def _naming(code: Body, targets: Set[int], stubs: Mapping[int, int]) -> dict[int, list[int]]:
     """Return the instructions that name some addresses, by address, as their indexes in the function."""
     found: dict[int, list[int]] = {}
     for number, step in enumerate(code.steps):
         named = {step.target, *(o.value for o in step.operands if o.kind in ("m", "i"))}
-        for target in named & targets:
+        for target in (named & targets) | {stubs[address] for address in named & stubs.keys()}:
             found.setdefault(target, []).append(number)
     return found
 

@@ -265,19 +265,15 @@ class WholeSearch:
     def _kept_from(self, door: int, pieces: Set[int]) -> set[int]:
         """Return the addresses in some pieces that a function uses only after a test of a flag.
 
-        Where it calls by a stub, the code names the stub, and the graph the place of the function's address: each name
-        that the code has for a place counts.
+        Where it calls by a stub, the code names the stub, and the graph the place of the function's address.
         """
         graph, held = self._library.graph, self._library.body(door)
         named = {address for address in graph.targets(door) if self._leads_to(address) & pieces}
         named = {address for address in named if self._leads_to(address) <= pieces}
-        spelled = {address: address for address in named}
-        spelled |= {stub: place for stub, place in graph.stubs.items() if place in named}
+        stubs = {stub: place for stub, place in graph.stubs.items() if place in named}
         loose = self._library.code.starts[door] not in self._library.code.plain
         entries = set(self._library.entries(door))
-        found = known_table.decided(held, spelled.keys(), entries, self._answers, loose=loose)
-        open_ = {spelled[address] for address in known_table.named_by(held, spelled.keys() - found)}
-        return {spelled[address] for address in found} - open_
+        return known_table.decided(held, named, entries, self._answers, loose=loose, stubs=stubs)
 
     def _namers(self, piece: int) -> set[int]:
         """Return the pieces that refer to a piece, or to data by whose pointers code comes to it."""
@@ -292,7 +288,7 @@ class WholeSearch:
         return found
 
     def _leads_to(self, address: int) -> set[int]:
-        """Return the pieces that an address leads to: its own, or those to which code comes by pointers in data there."""
+        """Return the pieces that an address leads to: its own, or those to which pointers in data there lead."""
         code, graph = self._library.code, self._library.graph
         if address in self._led:
             return self._led[address]
