@@ -617,6 +617,34 @@ def test_data_is_not_taken_for_code(name: str, claim: str, tmp_path: Path) -> No
     assert sum(size for _, size in found.data) > len(data) // 2, found.data
 
 
+NAMES = b"bufR_closure\0bufL_closure\0\\egroup \0egroup\0global\0\\iftrue\0attern match failure\0" * 60
+NAME = NAMES.index(b"bufL_cl")
+"""Where the text is an instruction of AVX-512 by its bytes, as in the names that Haskell's programs export."""
+
+
+@pytest.mark.parametrize(("main", "refused"), [
+    (ef.RET, False),
+    (take(0, 0x100 + NAME) + ef.RET, False),  # the address of a text
+    (call(0, 0x100 + NAME) + ef.RET, True),
+    (call(0, 0x100 + NAMES.index(b"bal\0\\if")) + ef.RET, True),
+])  # fmt: skip
+def test_text_is_code_only_where_code_jumps_to_it(main: bytes, refused: bool, tmp_path: Path) -> None:
+    content = lay((0, main), (0x100, NAMES), fill=b"\0")
+    rodata = Sec(".rodata", BASE + 0x100, len(NAMES), flags=2)
+    made = Shape((Part(R | X, BASE, content),), (TEXT, rodata), symbols=((BASE, 8, 2),)).make()
+    assert bool({"avx512f", "avx512_fp16"} & sure(run(made, tmp_path))) is refused
+
+
+@pytest.mark.parametrize("code", [ef.AVX2, bytes.fromhex("62f17c485803")])  # vaddps (%rbx),%zmm0,%zmm0
+def test_code_among_text_is_found(code: bytes, tmp_path: Path) -> None:
+    """One instruction of a function may be text by its bytes; the others show that it is code."""
+    data = NAMES + DEAD + SAVED + code * 5 + BACK + NAMES
+    content = lay((0, ef.RET), (0x100, data), fill=b"\0")
+    rodata = Sec(".rodata", BASE + 0x100, len(data), flags=2)
+    made = Shape((Part(R | X, BASE, content),), (TEXT, rodata), symbols=((BASE, 8, 2),)).make()
+    assert {"avx2", "avx512f"} & sure(run(made, tmp_path))
+
+
 def test_what_is_suspect_counts_among_the_features(tmp_path: Path) -> None:
     found = run(ef.make(ef.Elf(text=ef.RET + BAD + ef.AVX + BAD)), tmp_path)
     assert "avx" in found.features

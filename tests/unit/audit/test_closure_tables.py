@@ -18,7 +18,7 @@ BASE = 0x401000
 PLAIN = ef.AVX
 JUMP = bytes.fromhex("ff6500")  # jmp *(%rbp)
 BODY = bytes.fromhex("488d45f04c39f8488b4308")  # lea -16(%rbp),%rax; cmp %r15,%rax; mov 8(%rbx),%rax
-THUNK, FRAME, FUN, CON = 15, 30, 14, 1
+THUNK, FRAME, FUN, CON, STATIC = 15, 30, 14, 1, 21
 
 
 def table(kind: int, layout: int = 0, far: int = 0) -> bytes:
@@ -49,8 +49,8 @@ class Program:
             self.add(BODY + b"\xb8" + struct.pack("<i", n * 7919), kind=kind, layout=n << 6 if kind == FRAME else n % 3)
         return self
 
-    def make(self, *, relocated: bool = False) -> bytes:
-        data = b"".join(struct.pack("<QQ", word, 0) for word in self.words)
+    def make(self, *, relocated: bool = False, more: int = 0) -> bytes:
+        data = b"".join(struct.pack("<QQ", word, 0) for word in self.words) + bytes(more)
         text = bytes(self.text)
         if not relocated:
             return ef.make(ef.Elf(kind=2, text=text, address=BASE, data=data))
@@ -166,3 +166,38 @@ def test_pointers_elsewhere_are_evidence_against(tmp_path: Path) -> None:
     program = Program().add_many()
     program.words += [BASE + 64 + 3 + 8 * n for n in range(150)]
     assert TABLE_CLAIM not in dict(run(program.make(), tmp_path).data)
+
+
+FAR = int.from_bytes(b"\xb8\x0f\x0e\0", "little")
+"""A distance whose bytes hold FEMMS; with the first bytes of the code behind it they are instructions to their end."""
+BEHIND = ef.NOP * 5 + (BODY + b"\xb8\0\0\0\0") * 6
+ENOUGH = 1 << 20
+"""Bytes of data so that the distance leads to one of them."""
+
+
+@pytest.mark.parametrize(("far", "more", "found"), [(FAR, ENOUGH, False), (FAR, 0, True), (FAR + 4, ENOUGH, True)])
+def test_a_distance_to_a_closure_is_no_code(far: int, more: int, found: bool, tmp_path: Path) -> None:
+    """What leads elsewhere, or to no word, is no distance to a closure."""
+    program = Program().add_many()
+    for _ in range(4):
+        program.add(BEHIND, kind=STATIC, far=far)
+    assert ("d3now" in sure(run(program.make(more=more), tmp_path))) is found
+
+
+@pytest.mark.parametrize(("at", "found"), [(-3, True), (0, False)])
+def test_a_jump_into_a_distance_is_followed(at: int, found: bool, tmp_path: Path) -> None:
+    program = Program().add_many()
+    code = program.add(BEHIND, kind=STATIC, far=FAR)
+    call = len(program.text) + len(table(THUNK))
+    program.add(b"\xe8" + struct.pack("<i", code + at - call - 5))
+    assert ("d3now" in sure(run(program.make(more=ENOUGH), tmp_path))) is found
+
+
+def test_a_jump_by_a_table_ends_code_before_a_table(tmp_path: Path) -> None:
+    """The table after it is no part of the function: its kind would be no instruction."""
+    program = Program().add_many()
+    at = len(program.text)
+    program.add(BODY, kind=FRAME, end=bytes.fromhex("ff24dda8ae6809"))  # jmp *0x968aea8(,%rbx,8)
+    program.add(BODY, kind=FRAME)
+    made = program.make()
+    assert at and run(made, tmp_path).hits == ()

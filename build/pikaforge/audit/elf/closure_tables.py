@@ -6,7 +6,7 @@ have their arity before that, and with a bitmap 16 bytes more; constructors have
 table ends with a jump.
 
 Only a file whose data is full of pointers to such places is taken for one that has them. It is never believed that the
-bytes of a table are not run: `piece_scan` looks at them.
+bytes of a table are not run: `table_pieces` looks at them.
 """
 
 from __future__ import annotations
@@ -38,9 +38,11 @@ _TABLE = struct.Struct("<QIi")
 _RELA = struct.Struct("<QQq")
 R_X86_64_RELATIVE = 8
 _END_BYTES = 24
+_NO_BASE = b"".join(b"\\x%02x" % number for number in range(5, 256, 8))
+"""The byte after an opcode that stands for an address with an index and without a base: of a switch's table."""
 _END = re.compile(
     rb"(?s)(?:\xff[\x20-\x23\x26\x27\xe0-\xe7]|\xff[\x60-\x63\x65-\x67].|\xff[\xa0-\xa3\xa5-\xa7].{4}|\xff\x64\x24."
-    rb"|\xff\xa4\x24.{4}|\xe9.{4}|\xeb.|\xc3)"
+    rb"|\xff\xa4\x24.{4}|\xff\x24[" + _NO_BASE + rb"].{4}|\xe9.{4}|\xeb.|\xc3)"
     rb"(?:(?:\x66?\x90|\x0f\x1f\0|\x0f\x1f\x40\0|\x66?\x0f\x1f\x44\0\0|\x0f\x1f\x80\0{4})*|\0*)\Z"
 )
 """Ends of code: a jump, with padding to a multiple of 8."""
@@ -112,6 +114,22 @@ def _in_region(data: Buffer, region: Region) -> Iterator[tuple[int, int]]:
             place = begin + WORD * number + WORD
             if size := _size(data, region, place):
                 yield region.address + place - size, region.address + place
+
+
+def leads_to_closure(data: Buffer, layout: Layout, end: int, place: int) -> bool:
+    """Return whether the distance at the end of a table leads to where closures are: to data that is written to.
+
+    Args:
+        data: the file.
+        layout: its layout.
+        end: the address behind the table.
+        place: its offset in the file.
+    """
+    target = end + _TABLE.unpack_from(data, place - _TABLE.size)[2]
+    return target % WORD == 0 and any(
+        s.type == PT_LOAD and s.flags & PF_W and not s.flags & PF_X and s.address <= target < s.address + s.memory_size
+        for s in layout.segments
+    )
 
 
 def _size(data: Buffer, region: Region, place: int) -> int:

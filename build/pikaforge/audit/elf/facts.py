@@ -171,6 +171,16 @@ def read_build_id(path: Path) -> str:
         return _build_id(data, read_layout(data, str(path), detached=True))
 
 
+def read_defined(path: Path, names: frozenset[bytes]) -> frozenset[bytes]:
+    """Return which of some symbols a file defines.
+
+    Raises:
+        AuditError: the file is no ELF file, truncated, or corrupt.
+    """
+    with mapped(path) as data:
+        return _defined(data, read_layout(data, str(path), detached=True), names)
+
+
 def facts_of(data: Buffer, where: str, *, forbidden: Sequence[str] = ()) -> ElfFacts:
     """Return the facts of a file by its bytes; see `read_facts`."""
     layout = read_layout(data, where)

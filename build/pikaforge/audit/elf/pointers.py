@@ -21,7 +21,7 @@ DT_PLTRELSZ, DT_HASH, DT_SYMTAB, DT_RELA, DT_RELASZ, DT_INIT, DT_FINI, DT_JMPREL
 DT_SONAME, DT_INIT_ARRAY, DT_FINI_ARRAY, DT_INIT_ARRAYSZ, DT_FINI_ARRAYSZ = 14, 25, 26, 27, 28
 DT_PREINIT_ARRAY, DT_PREINIT_ARRAYSZ, DT_RELRSZ, DT_RELR, DT_GNU_HASH = 32, 33, 35, 36, 0x6FFFFEF5
 R_X86_64_64, R_X86_64_GLOB_DAT, R_X86_64_JUMP_SLOT, R_X86_64_RELATIVE, R_X86_64_IRELATIVE = 1, 6, 7, 8, 37
-STT_TLS, STT_GNU_IFUNC = 6, 10
+STT_OBJECT, STT_TLS, STT_GNU_IFUNC = 1, 6, 10
 SHN_UNDEF, SHN_ABS = 0, 0xFFF1
 SYMBOLS = 1 << 20
 """A limit that no library's number of symbols reaches."""
@@ -48,6 +48,8 @@ class CodePointers:
     """All places in the data that the loader writes to, also those of addresses in other libraries."""
     arrays: tuple[tuple[int, int], ...]
     """Ranges of data that hold functions which the loader calls."""
+    objects: frozenset[int] = frozenset()
+    """Those of `given` that are data by all their symbols, which is a claim."""
 
 
 def read_pointers(data: Buffer, layout: Layout, where: str) -> CodePointers:
@@ -104,9 +106,10 @@ class _Reader:
         given = {self._layout.entry} if started else set()
         given |= {self._tags[tag] for tag in (DT_INIT, DT_FINI) if self._tags.get(tag)}
         resolvers: set[int] = set()
+        objects: set[int] = set()
         for kind, section, value in self._symbols(self._exported()):
             if section not in (SHN_UNDEF, SHN_ABS) and kind != STT_TLS:
-                given.add(value)
+                (objects if kind == STT_OBJECT and value not in given else given).add(value)
                 if kind == STT_GNU_IFUNC:
                     resolvers.add(value)
         stored: list[tuple[int, int]] = []
@@ -127,7 +130,8 @@ class _Reader:
             (self._tags[at], self._tags[at] + self._tags.get(size, 0)) for at, size in _ARRAYS if at in self._tags
         )
         return CodePointers(
-            given=frozenset(given),
+            given=frozenset(given | objects),
+            objects=frozenset(objects - given),
             resolvers=frozenset(resolvers),
             stored=tuple(stored),
             places=frozenset(places),

@@ -60,6 +60,9 @@ NEAR, NEAR_NEEDED = 64, 12
 """Bytes behind a likely run in which another one is expected, and the sum of weights from which on that is code."""
 SHORT_BRANCH = 3
 """Bytes of the longest branch to a near target, with a prefix."""
+TEXT = b"\0\t\n\r" + bytes(range(0x20, 0x7F))
+"""Bytes of text. An instruction of them is no sign of code where something claims that bytes are data: there names and
+messages are likelier. Code needs others: those with two registers, calls, jumps and returns are no text."""
 ZEROS = -6
 """The weight of two zeros, which are an instruction."""
 
@@ -219,6 +222,9 @@ class _Area:
     def _weight(self, instruction: Instruction, before: Instruction | None) -> int:
         """Return the weight of an instruction with its operands."""
         weight = self._weights[instruction.code]
+        at = instruction.ip - self._start
+        if not self._gap and not self._raw[at : at + instruction.len].translate(None, TEXT):
+            return min(weight, 0)
         target = instruction.near_branch_target
         if target:
             far = INSIDE if instruction.len > SHORT_BRANCH else 0

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import ceil, log2
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from typing import NamedTuple
 from pikaforge.audit.elf.layout import ET_REL, PT_LOAD, Buffer, Layout, mapped, read_layout
 from pikaforge.audit.elf.pointers import relative_relocations
 from pikaforge.audit.elf.relocated import HEADER
+from pikaforge.audit.elf.symbol_entries import symbol_entries
 from pikaforge.audit.isa import leads, taken
 from pikaforge.audit.isa.area_facts import AreaGiven, Judged
 from pikaforge.audit.isa.areas import is_padding, judge_areas
@@ -143,7 +145,6 @@ class _AreaSearch:
         self._places = sorted(places)
         self._spans = tuple((p.start, p.end) for p in self._places)
         self._allowed, self._pool = allowed, pool
-        self._relative: tuple[int, int] | None = None
 
     def run(self, outward: Iterable[int], out: Doubtful) -> None:
         """Judge all areas; those to which others turn out to lead once more.
@@ -159,7 +160,7 @@ class _AreaSearch:
             for place in self._places:
                 out.data[place.claim] += place.end - place.start
             return
-        fixed = self._relocations(certain)
+        fixed = self._relocations(certain | {a for a in named if leads.within(a, self._spans)})
         spans = self._doubted(fixed)
         named = (named | self._named(spans)) - certain
         named = {a for a in named if leads.within(a, spans)}
@@ -211,14 +212,20 @@ class _AreaSearch:
         return {bisect_right(self._spans, (a, 1 << 64)) - 1 for a in addresses}
 
     def _relocations(self, led: Set[int]) -> set[int]:
-        """Return the numbers of the areas that hold only relocations, to none of which anything leads."""
-        if self._relative is None:
-            self._relative = 0, 0
-            with suppress(AuditError):
-                self._relative = relative_relocations(self._data, self._layout, str(self._path))
-        low, high = self._relative
-        found = {n for n, p in enumerate(self._places) if p.piece < 0 and low <= p.start and p.end <= high}
+        """Return the numbers of the areas that hold only relocations or symbols, to none of which anything leads."""
+        found: set[int] = set()
+        for low, high in self._tables:
+            found |= {n for n, p in enumerate(self._places) if p.piece < 0 and low <= p.start and p.end <= high}
         return found - self._numbers(led)
+
+    @cached_property
+    def _tables(self) -> list[tuple[int, int]]:
+        """The tables of the loader whose entries all have the form of such."""
+        found = []
+        for read in (relative_relocations, symbol_entries):
+            with suppress(AuditError):
+                found.append(read(self._data, self._layout, str(self._path)))
+        return found
 
     def _led_to(self, more: set[int], starts: set[int], results: dict[int, Judged]) -> tuple[set[int], set[int]]:
         """Return all starts, and the numbers of the areas in which new ones are not taken for code yet."""
@@ -281,7 +288,7 @@ class _AreaSearch:
     def _collect(self, results: dict[int, Judged], out: Doubtful) -> None:
         for number, place in enumerate(self._places):
             size = place.end - place.start
-            if number not in results:  # relocations
+            if number not in results:  # relocations, symbols
                 out.data[place.claim] += size
                 continue
             judged = results[number]

@@ -23,11 +23,12 @@ Spans = tuple[tuple[int, int], ...]
 
 
 def given(data: Buffer, layout: Layout, where: str) -> tuple[set[int], set[int]]:
-    """Return the addresses that the loader and other files use, and those that relocated pointers have."""
+    """Return what the loader and other files use as code, and what they use as data or relocated pointers have."""
     certain, named = {layout.entry}, set[int]()
     with suppress(AuditError):  # a library that cannot be read is refused where its dynamic section is judged
         pointers = read_pointers(data, layout, where)
-        certain |= pointers.given
+        certain |= pointers.given - pointers.objects
+        named |= pointers.objects
         named.update(value for _, value in pointers.stored)
     return certain, named
 

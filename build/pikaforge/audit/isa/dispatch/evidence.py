@@ -65,7 +65,8 @@ def find_evidence(
                 texts = go_evidence(path, data, layout, code, wanted, pool=pool)
                 return {**found, **{key: Evidence(proven=True, text=text) for key, text in texts.items()}}
             open_ = any((piece, name) not in found for piece, names in wanted.items() for name in names - {INVALID})
-            if layout.type not in (ET_DYN, ET_EXEC) or not open_:
+            read = known is not None and known.read_wholly(name for names in wanted.values() for name in names)
+            if layout.type not in (ET_DYN, ET_EXEC) or not open_ or read:
                 return {**_trusted(wanted, known), **found}
             pointers = read_pointers(data, layout, str(path))
             asked = frozenset(asking)

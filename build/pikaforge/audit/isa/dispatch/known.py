@@ -12,9 +12,10 @@ show the rest. The things are (column `by`):
 
 from __future__ import annotations
 
+import hashlib
 import re
 from bisect import bisect_right
-from collections.abc import Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
@@ -24,17 +25,21 @@ from typing import Literal, cast, get_args
 
 from packaging.version import Version
 
-from pikaforge.audit.elf.facts import read_build_id
+from pikaforge.audit.elf.facts import read_build_id, read_defined
 from pikaforge.audit.elf.layout import Buffer, mapped
 from pikaforge.audit.isa.dispatch.flags import Answers, FlagTests
 from pikaforge.audit.isa.dispatch.game import Game, forced, starts_of
 from pikaforge.audit.isa.dispatch.steps import RAX, RDX, Body, InstructionStep
 from pikaforge.cpu import features
+from pikaforge.cpu.features import INVALID
 
 TABLE = "dispatchers.csv"
 UPSTREAM = re.compile(r"(?:\d+:)?(\d{1,9}(?:\.\d{1,9})*)(?:[-+].*)?")
 """Finds upstream's version in a package's, between epoch and the distribution's revision (deb-version(7), rpm)."""
 Way = Literal["flag", "loader"]
+MODULE = "PyInit_"
+"""What the name of the function begins with that initialises a module of Python; such a module has no soname
+(docs.python.org/3/extending/building.html)."""
 VERSIONS = 1000
 """Versions that are looked at in one file: libc names 50."""
 NEVER_COMPILED = frozenset({"rtm", "hle_or_rtm", "pku"})
@@ -55,12 +60,14 @@ class Dispatcher:
     until: Version
     """The first and the last upstream version that people have looked at."""
     soname: str
+    """Its name as a library; of a module of Python, the function that initialises it. Empty: of any name, and known by
+    its build id alone."""
     pattern: str
     """A regular expression that finds upstream's version in the library itself, as its group 1; the highest one counts.
     It is for libraries that no package explains. Empty: they have no version in them, and none is checked."""
     build_ids: frozenset[str]
-    """Build ids of files that Debian has built of such source, for any CPU; of those with `trusted`, their code counts
-    as looked at."""
+    """Build ids of files that others have built of such source, for any CPU; of those with `trusted`, their code counts
+    as looked at. A file without a build id has its sha256 here."""
     by: Way
     exports: str
     """A regular expression of the names of exported functions that say for which CPUs they are, and that no other file
@@ -119,6 +126,13 @@ class Dispatcher:
         """Return whether people have read all code that needs a feature."""
         return feature in self.trusted or "*" in self.trusted
 
+    def read_wholly(self, wanted: Iterable[str]) -> bool:
+        """Return whether people have read one very file, by its build id, for all of some features.
+
+        Then nothing is looked for in it: the search of a large one takes a minute, and shows no more.
+        """
+        return not self.soname and all(name == INVALID or self.trusts(name) for name in wanted)
+
     def names(self, function: str) -> bool:
         """Return whether a function's name says for which CPUs it is."""
         return bool(self.exports) and re.search(self.exports, function) is not None
@@ -165,17 +179,29 @@ def known_file(path: Path, soname: str) -> Dispatcher | None:
     Raises:
         AuditError: the file cannot be read.
     """
-    fitting = [entry for entry in table() if entry.soname == soname]
-    if not fitting:
-        return None
-    own = read_build_id(path)
-    if own and (exact := next((entry for entry in fitting if own in entry.build_ids), None)) is not None:
+    names = {soname} if soname else _modules(path)
+    fitting = [entry for entry in table() if entry.soname in names]
+    own = read_build_id(path) or _digest(path)
+    named = (entry for entry in table() if entry.soname in ("", soname) or entry in fitting)
+    if (exact := next((entry for entry in named if own in entry.build_ids), None)) is not None:
         return exact
-    if not soname:  # a program, or a module: only the build id says which one
+    if not names:  # a program: only the build id says which one
         return None
     with mapped(path) as data:
         entry = next((entry for entry in fitting if entry.fits(data)), None)
     return None if entry is None else replace(entry, trusted=entry.trusted & NEVER_COMPILED, vouched=False)
+
+
+def _modules(path: Path) -> frozenset[str]:
+    """Return the functions of the table's modules of Python by which the interpreter initialises a file."""
+    named = frozenset(entry.soname.encode() for entry in table() if entry.soname.startswith(MODULE))
+    return frozenset(name.decode() for name in read_defined(path, named))
+
+
+def _digest(path: Path) -> str:
+    """Return the sha256 of a file, by which the table names those without a build id."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def static_glibc(data: Buffer, *, linked: bool, resolvers: bool) -> Dispatcher | None:
@@ -191,12 +217,22 @@ def static_glibc(data: Buffer, *, linked: bool, resolvers: bool) -> Dispatcher |
     return next(entry for entry in table() if entry.soname == STATIC)
 
 
-def decided(code: Body, targets: Set[int], entries: Set[int], answers: Answers | None, *, loose: bool) -> set[int]:
+def decided(
+    code: Body,
+    targets: Set[int],
+    entries: Set[int],
+    answers: Answers | None,
+    *,
+    loose: bool,
+    stubs: Mapping[int, int] | None = None,
+) -> set[int]:
     """Return those of some addresses that a function uses only after a test of a flag.
 
     It is a game of two players: the first one chooses the way at each branch that tests a flag, the second one at all
     other branches. An address is decided if the first player can keep the function from every instruction that names
-    the address: so the flags' values alone decide whether it is used.
+    the address: so the flags' values alone decide whether it is used. In a file that nobody vouches for, it must be
+    possible to keep it from all of them at once: on one way of a test there may be no other implementation that needs
+    a flag.
 
     Args:
         code: the function.
@@ -204,14 +240,15 @@ def decided(code: Body, targets: Set[int], entries: Set[int], answers: Answers |
         entries: addresses in the function, beside its start, at which other code enters it.
         answers: where the library keeps the CPU's answers; None if each test of few bytes is one of a flag.
         loose: whether other code may enter blocks without a visible predecessor (exception handlers).
+        stubs: other names that the code has for some of the addresses.
     """
     if not code.sound:
         return set()
     starts = starts_of(code, entries, loose=loose)
     tests = FlagTests(code, answers)
     game = Game(code, tests.decisive)
-    out = set()
-    for target, numbers in _naming(code, targets).items():
+    out, used = set[int](), set[int]()
+    for target, numbers in _naming(code, targets, stubs or {}).items():
         blocks = {number: bisect_right(code.blocks, number, key=attrgetter("first")) - 1 for number in numbers}
         naming = {
             i
@@ -222,15 +259,16 @@ def decided(code: Body, targets: Set[int], entries: Set[int], answers: Answers |
         own = {i for i in naming if _leaves_by_flag(tests, code, i, target)}
         if not starts & game.forced(naming - own):  # without any, only conditional moves take it
             out.add(target)
-    return out
+            used |= naming - own
+    return set() if answers is not None and starts & game.forced(used) else out
 
 
-def _naming(code: Body, targets: Set[int]) -> dict[int, list[int]]:
+def _naming(code: Body, targets: Set[int], stubs: Mapping[int, int]) -> dict[int, list[int]]:
     """Return the instructions that name some addresses, by address, as their indexes in the function."""
     found: dict[int, list[int]] = {}
     for number, step in enumerate(code.steps):
         named = {step.target, *(o.value for o in step.operands if o.kind in ("m", "i"))}
-        for target in named & targets:
+        for target in (named & targets) | {stubs[address] for address in named & stubs.keys()}:
             found.setdefault(target, []).append(number)
     return found
 

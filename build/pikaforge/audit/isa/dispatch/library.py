@@ -12,10 +12,13 @@ from pikaforge.audit.isa.dispatch.copies import with_copies
 from pikaforge.audit.isa.dispatch.flags import Answers, answers_of
 from pikaforge.audit.isa.dispatch.graph import Graph
 from pikaforge.audit.isa.dispatch.steps import Block, Body, body
-from pikaforge.audit.isa.ranges import GAP
+from pikaforge.audit.isa.ranges import GAP, NOWHERE
 
 KEPT = 64
 """Bytes of the largest array or structure in which a library keeps the CPU's answers."""
+NAMED = 64
+"""The most places of data that a caller names of a function that asks the CPU, if the answers may be at these places: a
+larger one, such as the initialisation of all of a program, keeps other things there."""
 BODY, BODIES = 256 << 10, 8 << 20
 """The most bytes of one function, and of all functions, that are decoded: a byte of code takes 500 bytes of memory."""
 
@@ -103,13 +106,26 @@ class Library:
         """Where the library keeps the CPU's answers."""
         users = {source for piece in self.asking for source, _ in self.graph.callers.get(piece, ())}
         near = users | self.asking
-        named = {a for piece in near for a in self.graph.references.get(piece, ()) if self.graph.is_writable(a)}
+        named: set[int] = set()
+        for piece in near:
+            own = {a for a in self.graph.references.get(piece, ()) if self.graph.is_writable(a)}
+            named |= own if piece in self.asking or len(own) <= NAMED else set()
         places = {place for address in named for place in range(address, address + KEPT)}
         readers = {piece for address in places for piece in self.graph.users.get(address, ())}
         functions = {self.code.starts[piece] for piece in near | readers}
         functions |= {stub for stub in self.graph.stubs if self.graph.through_stub(stub) in functions}
         found = answers_of(map(self.body, sorted(self.asking)), map(self.body, sorted(users)), places, functions)
         return with_copies(found, self)
+
+    @cached_property
+    def table_holders(self) -> dict[int, set[int]]:
+        """Objects of data that hold pointers to an object of data, by that one."""
+        found: dict[int, set[int]] = {}
+        for start, values in self.graph.pointers.items():
+            for value in values:
+                if self.code.at(value) == NOWHERE and (held := self.graph.object_at(value)) is not None:
+                    found.setdefault(held, set()).add(start)
+        return found
 
     def _leads(self, gap: int, address: int) -> bool:
         """Return whether the code of a gap that something refers to may lead to an address outside of it."""

@@ -30,6 +30,9 @@ KNOWN_WORK = WORK // 4
 """Instructions that are run for a library with an entry in the table: most of those that can be shown take less."""
 DEPTH = 5
 """Calls that may be between the test of a flag and the code."""
+TABLES = 3
+"""Objects of data by whose pointers code comes from one to the other and then to a function: a description of a module,
+its table of methods."""
 SHOWN = 3
 """The most functions that a text names."""
 
@@ -74,6 +77,8 @@ class WholeSearch:
         self._library = library
         self._glibc = glibc
         self._answers: Answers | None = None
+        self._led: dict[int, set[int]] = {}
+        """The pieces to which addresses of data lead, as far as it was asked for."""
         self._work = 0
         """Instructions that may still be run."""
 
@@ -134,11 +139,15 @@ class WholeSearch:
         return f"data, which {', '.join(names[:SHOWN])} only {'load' if len(names) > 1 else 'loads'}"
 
     def _named(self, known: Dispatcher) -> frozenset[int]:
-        """Return the addresses of exported functions whose names say for which CPUs they are."""
-        code = self._library.code
+        """Return the addresses of functions whose names say for which CPUs they are, and that nobody is seen to use.
+
+        These are those that the file exports, and those that a compiler has left in it without a use.
+        """
+        code, graph = self._library.code, self._library.graph
+        unused = {code.starts[piece] for piece in graph.references if piece not in graph.callers}
         return frozenset(
             address
-            for address in self._library.graph.given
+            for address in unused | graph.given
             if (piece := code.at(address)) != NOWHERE and known.names(code.name(piece))
         )
 
@@ -210,10 +219,10 @@ class WholeSearch:
         )
         found: dict[tuple[int, str], Evidence] = {}
         for piece, names in wanted.items():
-            led = piece not in reach.pieces and (piece in named or self._doors(piece, reach))
+            led = piece not in reach.pieces and (piece in named or self._doors(piece, reach, named))
             for feature in names - {INVALID}:
-                within = readers is None and self._decided_within(piece, feature)
-                if known.has(feature) and (led or within):
+                held = led or (readers is None and self._decided_within(piece, feature))
+                if known.has(feature) and held:
                     found[piece, feature] = Evidence(proven=True, text=text)
                 elif known.trusts(feature):
                     found[piece, feature] = Evidence(proven=True, text=known.because(known.why))
@@ -254,27 +263,46 @@ class WholeSearch:
         return known_table.decided_within(held, needing, set(self._library.entries(piece)), self._answers, loose=loose)
 
     def _kept_from(self, door: int, pieces: Set[int]) -> set[int]:
-        """Return the addresses in some pieces that a function uses only after a test of a flag."""
-        named = {address for address in self._library.graph.targets(door) if self._leads_to(address) & pieces}
+        """Return the addresses in some pieces that a function uses only after a test of a flag.
+
+        Where it calls by a stub, the code names the stub, and the graph the place of the function's address.
+        """
+        graph, held = self._library.graph, self._library.body(door)
+        named = {address for address in graph.targets(door) if self._leads_to(address) & pieces}
         named = {address for address in named if self._leads_to(address) <= pieces}
+        stubs = {stub: place for stub, place in graph.stubs.items() if place in named}
         loose = self._library.code.starts[door] not in self._library.code.plain
-        return known_table.decided(
-            self._library.body(door), named, set(self._library.entries(door)), self._answers, loose=loose
-        )
+        entries = set(self._library.entries(door))
+        return known_table.decided(held, named, entries, self._answers, loose=loose, stubs=stubs)
 
     def _namers(self, piece: int) -> set[int]:
-        """Return the pieces that refer to a piece, or to an object of data that holds a pointer to it."""
+        """Return the pieces that refer to a piece, or to data by whose pointers code comes to it."""
         found = {source for source, _ in self._library.graph.callers.get(piece, ())}
-        for start in self._library.holders.get(piece, ()):
-            found |= self._library.graph.users.get(start, frozenset())
+        objects = set(self._library.holders.get(piece, ()))
+        seen: set[int] = set()
+        for _ in range(TABLES):
+            seen |= objects
+            for start in objects:
+                found |= self._library.graph.users.get(start, frozenset())
+            objects = {holder for start in objects for holder in self._library.table_holders.get(start, ())} - seen
         return found
 
     def _leads_to(self, address: int) -> set[int]:
-        """Return the pieces that an address leads to: its own, or those to which the object there holds pointers."""
-        piece = self._library.code.at(address)
-        if piece != NOWHERE:
+        """Return the pieces that an address leads to: its own, or those to which pointers in data there lead."""
+        code, graph = self._library.code, self._library.graph
+        if address in self._led:
+            return self._led[address]
+        if (piece := code.at(address)) != NOWHERE:
             return {piece}
-        return {self._library.code.at(value) for value in self._library.graph.pointers.get(address, ())}
+        found: set[int] = set()
+        places, seen = {address}, set[int]()
+        for _ in range(TABLES):
+            values = {value for place in places for value in graph.pointers.get(place, ())}
+            seen |= places
+            found |= {code.at(value) for value in values} - {NOWHERE}
+            places = {o for v in values if code.at(v) == NOWHERE and (o := graph.object_at(v)) is not None} - seen
+        self._led[address] = found
+        return found
 
     def _judged(self, piece: int, feature: str, run: LibraryRun, reach: Reach) -> Evidence:
         if run.problem:
@@ -295,15 +323,18 @@ class WholeSearch:
         by_code = features_by_code()
         return any(step.address in done and feature in by_code[step.code] for step in self._library.body(piece).steps)
 
-    def _doors(self, piece: int, reach: Reach) -> list[int]:
-        """Return the functions that are reached, and from which a piece is reached only on CPUs with the feature."""
+    def _doors(self, piece: int, reach: Reach, ends: Set[int] = frozenset()) -> list[int]:
+        """Return the functions that are reached, and from which a piece is reached only on CPUs with the feature.
+
+        With those that are not reached but end a way backwards, because nobody is seen to use them.
+        """
         doors: dict[int, None] = {}
         seen, waiting = {piece}, [piece]
         while waiting:
             at = waiting.pop()
             for source in sorted(self._namers(at) - seen):
                 seen.add(source)
-                if source in reach.pieces:
+                if source in reach.pieces or source in ends:
                     doors[source] = None
                 else:
                     waiting.append(source)
