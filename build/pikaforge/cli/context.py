@@ -31,10 +31,10 @@ class Context:
     Modules are imported in the methods that need them, so that a verb does not wait for libraries that it never uses.
     """
 
-    def __init__(self, arguments: argparse.Namespace) -> None:
+    def __init__(self, arguments: argparse.Namespace, argv: Sequence[str] = ()) -> None:
         from pikaforge.host.workspace import HOME  # noqa: PLC0415
 
-        self.arguments = arguments
+        self.arguments, self.argv = arguments, tuple(argv)
         self.home = HOME
         self.matrix = cwd() / arguments.matrix if arguments.matrix else HOME / "matrix.yaml"
         self.out = cwd() / arguments.out if arguments.out else HOME / "out"

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from pikaforge.errors import FullDiskError, HostError
-from pikaforge.host import process
-from pikaforge.host import run_id as owner_module
+from pikaforge.host import ended_runs, process
 from pikaforge.host import store as store_module
 from pikaforge.host.hashing import digest
 from pikaforge.host.run_id import RunId
@@ -217,7 +216,7 @@ def test_an_owner_is_gone_when_its_process_is(monkeypatch: pytest.MonkeyPatch) -
     assert RunId(machine=me.machine, pid=me.pid, started="1").gone(), "the id was given out again"
     assert RunId(machine=me.machine, pid=2**22 + 1, started="1").gone(), "no such process"
     assert not RunId(machine="0" * 16, pid=2**22 + 1, started="1").gone(), "of other machines nothing is known"
-    monkeypatch.setattr(owner_module, "_machine", lambda: "0" * 16)
+    monkeypatch.setattr(ended_runs, "machine_id", lambda: "0" * 16)
     assert not me.gone()
 
 

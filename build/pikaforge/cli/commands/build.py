@@ -11,13 +11,15 @@ from pikaforge.cli import github
 from pikaforge.cli.context import Context
 from pikaforge.cli.faces.closing import close_run
 from pikaforge.cli.faces.expected import EarlierTimes
-from pikaforge.cli.faces.opening import reporting
+from pikaforge.cli.faces.opening import chosen_face, reporting
 from pikaforge.cli.faces.reporter import Reporter
 from pikaforge.cli.faces.reproduce import command_for, options_of
 from pikaforge.cli.plan_output import left_out
+from pikaforge.cli.unchanged.heard import HeardFace
+from pikaforge.cli.unchanged.keep import keep
 from pikaforge.cpu.emulation import Machine
 from pikaforge.errors import EXIT_DONE, EXIT_STAGE, SelectionError
-from pikaforge.host import offline
+from pikaforge.host import offline, watch
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline import dist, report
 from pikaforge.pipeline.image.image import check_family
@@ -28,7 +30,8 @@ from pikaforge.plan.plan import Plan
 
 def build(context: Context) -> int:
     """Run `build`; return the exit status."""
-    with reporting(context) as reporter:
+    heard = HeardFace(*chosen_face(context))
+    with reporting(context, heard) as reporter:
         cells = context.cells()
         if context.arguments.chunk and (text := left_out(context.cells_for_jobs())):
             reporter.warning(text)
@@ -54,7 +57,16 @@ def build(context: Context) -> int:
             status=code,
         )
         github.build_outputs(os.environ, context.dist, put.report, {cell.id for cell in cells})
+    if not put.written and not run.left:
+        keep_answer(context, run.workspace, heard)
     return code
+
+
+def keep_answer(context: Context, workspace: Workspace, heard: HeardFace) -> None:
+    """Keep the answer of a run that has made nothing, if it is one that the next call may take."""
+    seen = watch.current()
+    if seen is not None:
+        keep(workspace, seen, heard.events, face=heard.name, argv=context.argv)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +77,8 @@ class PreparedRun:
     pipeline: Pipeline
     machine: Machine
     reporter: Reporter
+    left: int = 0
+    """What killed runs had left, and was removed."""
 
 
 def prepare(context: Context, reporter: Reporter) -> PreparedRun:
@@ -91,7 +105,9 @@ def prepare(context: Context, reporter: Reporter) -> PreparedRun:
     flags = engine.known_cpu_flags()
     if flags is None:  # the engine is on another machine: a container has to look
         flags = engine.cpu_flags(pipeline.tools_image(reporter))
-    return PreparedRun(workspace=workspace, pipeline=pipeline, machine=context.machine(flags), reporter=reporter)
+    return PreparedRun(
+        workspace=workspace, pipeline=pipeline, machine=context.machine(flags), reporter=reporter, left=left
+    )
 
 
 def _take_bundle(context: Context, workspace: Workspace, reporter: Reporter) -> None:

@@ -1,0 +1,104 @@
+"""Runs that have ended, by the text of their ids, and what they have left in folders.
+
+Each build asks this, also one with nothing to do, so this module imports nothing that such a build does not need.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator
+
+LEFT = re.compile(r"[.-]([0-9a-f]{16}-\d+-\d+)(?:-[^-]+)?$")
+"""The run id at the end of a name; there may be random letters behind it."""
+START, MARK = "pikaforge-", ".run"
+"""Begin and end of the name of a file that says whose a temporary folder is."""
+LIMIT = 100
+"""Bytes of such a file; the text of a run id has 50 at most."""
+
+
+def machine_id() -> str:
+    """Return an id of this boot of this machine, as seen from this PID namespace.
+
+    Process ids mean something only within one namespace, and several of them (two CI runners in containers) may
+    share an engine.
+    """
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as stream:  # noqa: PTH123  # pathlib costs 10 ms
+        boot = stream.read().strip()
+    namespace = os.readlink("/proc/self/ns/pid")  # noqa: PTH115
+    return hashlib.sha256(f"{boot} {namespace}".encode()).hexdigest()[:16]
+
+
+def start_time(pid: int) -> str | None:
+    """Return when a process has started, in clock ticks since boot (/proc/PID/stat, field 22); None if it has ended."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stream:  # noqa: PTH123
+            text = stream.read()
+    except OSError:
+        return None
+    return text.rpartition(")")[2].split()[19]
+
+
+def parts(text: str) -> tuple[str, int, str] | None:
+    """Return machine, process id and start time in the text of a run id; None for anything else."""
+    machine, _, rest = text.partition("-")
+    pid, _, started = rest.partition("-")
+    if not (machine and pid.isdecimal() and started.isdecimal()):
+        return None
+    return machine, int(pid), started
+
+
+def has_ended(text: str) -> bool:
+    """Return whether the run with an id has certainly ended: it was one of this machine, and does not run any more.
+
+    A process id that was given out again has another start time. Nothing is known of processes of other machines, so
+    what they have made is left alone.
+    """
+    found = parts(text)
+    return found is not None and found[0] == machine_id() and start_time(found[1]) != found[2]
+
+
+def left(folder: str) -> list[str]:
+    """Return the names of what runs that have ended have made in a folder, and named by their run id."""
+    try:
+        names = os.listdir(folder)  # noqa: PTH208
+    except OSError:
+        return []
+    return [
+        name
+        for name in names
+        if name.startswith(".") and (found := LEFT.search(name)) is not None and has_ended(found[1])
+    ]
+
+
+def marks_left(places: Iterable[str]) -> Iterator[str]:
+    """Yield the paths of marks of temporary folders of this user's runs that have ended."""
+    for place in places:
+        try:
+            names = os.listdir(place)  # noqa: PTH208
+        except OSError:
+            continue
+        for name in names:
+            path = f"{place}/{name}"
+            if name.startswith(START) and name.endswith(MARK) and own(path, stat.S_IFREG) and has_ended(_begin(path)):
+                yield path
+
+
+def _begin(path: str) -> str:
+    """Return what a mark says; "" if it cannot be read."""
+    try:
+        with open(path, encoding="ascii") as stream:  # noqa: PTH123
+            return stream.read(LIMIT)
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def own(path: str | os.PathLike[str], kind: int) -> bool:
+    """Return whether a path is of this user and of a kind (stat.S_IFREG, S_IFDIR). A link is of neither."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_IFMT(found.st_mode) == kind and found.st_uid == os.geteuid()
