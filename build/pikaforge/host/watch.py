@@ -11,8 +11,9 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 PROGRAMS = frozenset(
     {"subprocess.Popen", "os.posix_spawn", "os.system", "os.exec", "os.fork", "os.forkpty", "os.spawn", "pty.spawn"}
@@ -107,6 +108,13 @@ def covered(*files: str, folders: tuple[str, ...] = ()) -> Iterator[None]:
         yield
     finally:
         _state.silent -= 1
+
+
+def note_folders(folders: Iterable[Path]) -> None:
+    """Take note of folders in which it counts whether files are there."""
+    if _current is not None:
+        for folder in folders:
+            _current.listed(str(folder))
 
 
 def doubt(why: str) -> None:

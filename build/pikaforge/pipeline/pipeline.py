@@ -12,7 +12,7 @@ from graphlib import TopologicalSorter
 from typing import Literal
 
 from pikaforge.errors import ForgeError, FullDiskError, HostError, StageError
-from pikaforge.host import hashing, process
+from pikaforge.host import hashing, process, watch
 from pikaforge.host.disk import full_disk_errors
 from pikaforge.host.store import Model, Result
 from pikaforge.host.workspace import Workspace
@@ -181,6 +181,7 @@ class Pipeline:
             result = self._workspace.store.peek(node.stage, key)
             absent = [need for need in node.needs if need in missing]
             if result is not None:
+                watch.note_folders(path.parent for path in result.files.values())
                 lost = self._lost(node, result, engine_answers=engine_answers)
                 result, why = (None, lost) if lost else (result, "its result is stored")
             elif not material.pinned:

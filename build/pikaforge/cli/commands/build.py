@@ -16,7 +16,7 @@ from pikaforge.cli.faces.reporter import Reporter
 from pikaforge.cli.faces.reproduce import command_for, options_of
 from pikaforge.cli.plan_output import left_out
 from pikaforge.cli.unchanged.heard import HeardFace
-from pikaforge.cli.unchanged.keep import keep
+from pikaforge.cli.unchanged.keep import keep_build
 from pikaforge.cpu.emulation import Machine
 from pikaforge.errors import EXIT_DONE, EXIT_STAGE, SelectionError
 from pikaforge.host import offline, watch
@@ -66,7 +66,7 @@ def keep_answer(context: Context, workspace: Workspace, heard: HeardFace) -> Non
     """Keep the answer of a run that has made nothing, if it is one that the next call may take."""
     seen = watch.current()
     if seen is not None:
-        keep(workspace, seen, heard.events, face=heard.name, argv=context.argv)
+        keep_build(workspace, seen, heard.events, face=heard.name, argv=context.argv)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

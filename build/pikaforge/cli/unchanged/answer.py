@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
-import stat
 import sys
 import time
 from collections.abc import Mapping, Sequence
 
 from pikaforge.cli.unchanged import request, state
+from pikaforge.host import own_files
 
-LIMIT = 64 << 20
-"""Bytes of a kept answer at most."""
 FORMAT = 1
 OWNER = "org.pikaforge.owner"
 """The engine's label with the run id of what must not outlive its run; `host.sweeping` has the same."""
@@ -40,6 +37,13 @@ class KeptAnswer:
             raise TypeError(name)
         return found
 
+    def number(self, name: str) -> int:
+        """Return one of its numbers; raise TypeError if it is none."""
+        found = self.data[name]
+        if not isinstance(found, int):
+            raise TypeError(name)
+        return found
+
     def events(self) -> list[dict[str, object]]:
         """Return what --json shows; raise TypeError if that is none."""
         found = self.table("shown")["events"]
@@ -56,6 +60,7 @@ def replay(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
         if found is None or not holds(found, argv, environ):
             return None
         text, errors = _shown(found, time.monotonic() - began)
+        status = found.number("status")
     except (OSError, ValueError, LookupError, TypeError):  # it is not as this version writes it
         return None
     try:
@@ -69,25 +74,13 @@ def replay(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
             raise
         signals.drop_streams()
         return signals.HUNG_UP
-    return 0
+    return status
 
 
 def read(path: str) -> KeptAnswer | None:
-    """Return a kept answer; None if there is none, it is damaged, or somebody else could have written it."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return None
-    with os.fdopen(descriptor, "rb") as stream:
-        found = os.fstat(stream.fileno())
-        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
-            return None
-        if found.st_nlink != 1 or found.st_size > LIMIT:
-            return None
-        digest, _, body = stream.read(LIMIT).partition(b"\n")
-    if hashlib.sha256(body).hexdigest().encode() != digest:
-        return None
-    data = json.loads(body)
+    """Return a kept answer; None if there is none that can be believed."""
+    body = own_files.read(path)
+    data = json.loads(body) if body is not None else None
     return KeptAnswer(data) if isinstance(data, dict) and data.get("format") == FORMAT else None
 
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import redirect_stderr, suppress
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from pikaforge.cli import output
 from pikaforge.cli.faces.events import NodeEnded, NodeStarted, RunClosed, RunEvent
 from pikaforge.cli.faces.face import open_face
 from pikaforge.cli.unchanged import answer, request, state
-from pikaforge.errors import FullDiskError
-from pikaforge.host import engine_socket, leftovers
+from pikaforge.host import engine_socket, leftovers, own_files
 from pikaforge.host.connection import sockets
-from pikaforge.host.store import write_atomically
 from pikaforge.host.watch import Reads, covered
 
 if TYPE_CHECKING:
@@ -33,7 +31,9 @@ RECENT, COARSE = 50_000_000, 2_000_000_000
 on those with whole seconds."""
 
 
-def keep(workspace: Workspace, watch: Reads, events: Sequence[RunEvent], *, face: str, argv: Sequence[str]) -> str:
+def keep_build(
+    workspace: Workspace, watch: Reads, events: Sequence[RunEvent], *, face: str, argv: Sequence[str]
+) -> str:
     """Keep the answer of a build that has ended well and in which nothing was made; return why not, "" if it is kept.
 
     Args:
@@ -43,44 +43,79 @@ def keep(workspace: Workspace, watch: Reads, events: Sequence[RunEvent], *, face
         face: what has shown them.
         argv: the arguments of the call.
     """
-    why = _objection(workspace, watch, events, face, argv)
-    if why:
-        return why
-    dist = [workspace.dist, *(path for path in workspace.dist.iterdir() if path.is_dir())]
+    made = any(isinstance(e, NodeStarted) or (isinstance(e, NodeEnded) and e.status != "cached") for e in events)
+    well = isinstance(events[-1], RunClosed) and events[-1].exit_status == 0
+    if face not in FACES or made or not well:
+        return "something was made, or cannot be shown again"
     with covered():
-        files, folders = dict(watch.files), watch.folders | {str(path) for path in dist}
-        modules = sorted({file for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))})
-        found = {
-            "format": answer.FORMAT,
-            "request": request.request(argv, os.environ),
-            "cpu": state.of_cpu(),
-            "module_files": modules,
-            "modules": state.of_modules(modules),
-            "files": {path: state.of_file(path) for path in sorted(files)},
-            "folders": {path: state.of_folder(path) for path in sorted(folders)},
+        dist = [workspace.dist, *(path for path in workspace.dist.iterdir() if path.is_dir())]
+        for path in dist:
+            watch.listed(str(path))
+        more = {
             "swept": [str(folder) for folder in (*workspace.swept(), workspace.store.root)],
             "temporary": list(leftovers.places()),
             "locks": [str(workspace.dist / ".lock")],
-            "engine": _engine(watch),
-            "shown": _shown(events, face),
         }
-        if changed := next(_changed(files, [*folders, *modules], watch.began), ""):
-            return f"{changed} has changed during the run"
-        _write(Path(request.path_of(argv, os.environ)), found)
+        return _keep(workspace, watch, _shown(events, face), argv=argv, status=0, more=more)
+
+
+def keep_text(workspace: Workspace, watch: Reads, text: str, *, argv: Sequence[str], status: int) -> str:
+    """Keep the text that a verb has printed which changes nothing; return why not, "" if it is kept.
+
+    Args:
+        workspace: of the call.
+        watch: what it has looked at.
+        text: what it has printed on standard output; on standard error it has printed nothing.
+        argv: the arguments of the call.
+        status: its exit status.
+    """
+    with covered():
+        stream = _Copy(sys.stdout)
+        output.write(text, stream)
+        shown = {"stdout": stream.getvalue(), "stderr": ""}
+        more: dict[str, object] = {"swept": [], "temporary": [], "locks": []}
+        return _keep(workspace, watch, shown, argv=argv, status=status, more=more)
+
+
+def _keep(
+    workspace: Workspace,
+    watch: Reads,
+    shown: Mapping[str, object],
+    *,
+    argv: Sequence[str],
+    status: int,
+    more: Mapping[str, object],
+) -> str:
+    why = _objection(workspace, watch, argv)
+    if why:
+        return why
+    modules = sorted({file for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))})
+    found = {
+        "format": answer.FORMAT,
+        "request": request.request(argv, os.environ),
+        "cpu": state.of_cpu(),
+        "module_files": modules,
+        "modules": state.of_modules(modules),
+        "files": {path: state.of_file(path) for path in sorted(watch.files)},
+        "folders": {path: state.of_folder(path) for path in sorted(watch.folders)},
+        "engine": _engine(watch),
+        "shown": shown,
+        "status": status,
+        **more,
+    }
+    if changed := next(_changed(watch.files, [*watch.folders, *modules], watch.began), ""):
+        return f"{changed} has changed during the run"
+    body = json.dumps(found, separators=(",", ":")).encode()
+    own_files.write(request.path_of(argv, os.environ), body, most=MOST)
     return ""
 
 
-def _objection(workspace: Workspace, watch: Reads, events: Sequence[RunEvent], face: str, argv: Sequence[str]) -> str:
+def _objection(workspace: Workspace, watch: Reads, argv: Sequence[str]) -> str:
     """Return why the answer of a run cannot be kept; "" if it can."""
-    made = any(isinstance(e, NodeStarted) or (isinstance(e, NodeEnded) and e.status != "cached") for e in events)
-    well = isinstance(events[-1], RunClosed) and events[-1].exit_status == 0
-    here = workspace.engine.kind == "host" or watch.address
     objections = {
-        "such a call does something each time": not request.may_be_kept(list(argv), os.environ) or face not in FACES,
+        "such a call does something each time": not request.may_be_kept(list(argv), os.environ),
         "the folder of --out is not clear": Path(request.out(argv, os.environ)) != workspace.out,
-        "something was made": made,
-        "the run has not ended well": not well,
-        "the engine is not one of this machine": not here,
+        "the engine is not one of this machine": workspace.engine.kind != "host" and not watch.address,
         **{f"it {doubt}": True for doubt in watch.doubts},
     }
     return next((why for why, holds in objections.items() if holds), "")
@@ -144,14 +179,3 @@ class _Copy(io.TextIOWrapper):
         """Return what was written."""
         self.flush()
         return self._bytes.getvalue().decode(self.encoding)
-
-
-def _write(path: Path, found: Mapping[str, object]) -> None:
-    """Write an answer. It is no harm if that cannot be done."""
-    body = json.dumps(found, separators=(",", ":")).encode()
-    with suppress(OSError, FullDiskError):
-        write_atomically(path, hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
-        path.chmod(0o600)
-        kept = sorted(path.parent.glob("*.json"), key=lambda each: each.stat().st_mtime_ns)
-        for old in kept[:-MOST]:
-            old.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 HOME = __file__.rsplit("/", 5)[0]
 """The checkout, as `host.workspace` has it."""
-VERB = "build"
+VERBS = ("build", "plan")
 IGNORED = frozenset({"_", "SHLVL", "OLDPWD", "PWD", "COLUMNS", "LINES"})
 """Variables that differ from call to call and that nothing reads; all others count."""
 NEVER = ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY", "PIKAFORGE_SIGNING_KEY", "PIKAFORGE_OFFLINE")
@@ -21,7 +21,7 @@ FOLDER = "answers"
 
 def may_be_kept(argv: Sequence[str], environ: Mapping[str, str]) -> bool:
     """Return whether a call is one whose answer may be kept."""
-    return argv[:1] == [VERB] and not any(environ.get(name) for name in NEVER)
+    return bool(argv) and argv[0] in VERBS and not any(environ.get(name) for name in NEVER)
 
 
 def folder_here(environ: Mapping[str, str]) -> str:
