@@ -20,17 +20,22 @@ def read(path: str) -> bytes | None:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except (OSError, ValueError):
         return None
-    with os.fdopen(descriptor, "rb") as stream:
-        found = os.fstat(stream.fileno())
-        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+    try:
+        if not _own(os.fstat(descriptor)):
             return None
-        if found.st_nlink != 1 or found.st_size > LIMIT:
-            return None
-        try:
+        with open(descriptor, "rb", closefd=False) as stream:
             digest, _, body = stream.read(LIMIT).partition(b"\n")
-        except OSError:
-            return None
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
     return body if hashlib.sha256(body).hexdigest().encode() == digest else None
+
+
+def _own(found: os.stat_result) -> bool:
+    """Return whether a file is one that only this user can have written, and no longer than such files are."""
+    alone = found.st_uid == os.geteuid() and not found.st_mode & 0o022 and found.st_nlink == 1
+    return alone and stat.S_ISREG(found.st_mode) and found.st_size <= LIMIT
 
 
 def write(path: str, body: bytes, *, most: int) -> None:
