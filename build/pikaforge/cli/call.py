@@ -6,14 +6,12 @@ import errno
 import importlib
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 
 from pikaforge.cli import signals
 from pikaforge.cli.arguments import parser
 from pikaforge.cli.context import Context
 from pikaforge.cli.verbs import VERBS
 from pikaforge.errors import ForgeError, HostError, InterruptionError
-from pikaforge.host import watch
 from pikaforge.host.disk import full_disk, is_full
 
 
@@ -36,18 +34,13 @@ def _advice(error: OSError) -> str:
     return "--debug shows where it happened"
 
 
-def call(argv: Sequence[str], *, kept: bool) -> int:
-    """Run the verb of a call; return the exit status.
-
-    Args:
-        argv: arguments of the call.
-        kept: whether its answer may be kept: then what it reads is watched.
-    """
+def call(argv: Sequence[str]) -> int:
+    """Run the verb of a call; return the exit status."""
     from pikaforge.cli import output  # noqa: PLC0415
 
     arguments = parser().parse_args(argv)
     try:
-        with signals.interrupting(), watch.watching() if kept else nullcontext():
+        with signals.interrupting():
             return _verb(arguments.verb)(Context(arguments, argv))
     except ForgeError as error:
         if arguments.debug:

@@ -16,9 +16,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that has no arrow gets a question mark, not a traceback
         sys.stdout.reconfigure(errors="replace")
-    kept = may_be_kept(given, os.environ)
-    if kept and (status := replay(given, os.environ)) is not None:
+    if not may_be_kept(given, os.environ):
+        return _call(given)
+    if (status := replay(given, os.environ)) is not None:
         return status
-    from pikaforge.cli.call import call  # noqa: PLC0415  # all that follows is imported for it
+    from pikaforge.host.watch import watching  # noqa: PLC0415
 
-    return call(given, kept=kept)
+    with watching():
+        return _call(given)
+
+
+def _call(given: Sequence[str]) -> int:
+    """Run a verb. What it needs is imported here, so that a kept answer needs none of it."""
+    from pikaforge.cli.call import call  # noqa: PLC0415
+
+    return call(given)

@@ -107,7 +107,8 @@ def images(context: Context) -> int:
 
 def cache(context: Context) -> int:
     """Run `cache`: list or remove stored results, downloads, git repositories and compiler caches."""
-    folders = [context.out / name for name in ("store", "downloads", "git", "sample", "wheels", "bundles", "answers", FOLDER)]
+    names = ("store", "downloads", "git", "sample", "wheels", "bundles", "answers", FOLDER)
+    folders = [context.out / name for name in names]
     engine = context.engine()
     if context.arguments.action == "list":
         lines = [(output.readable(f, context.home), output.size(_size(f))) for f in folders if f.is_dir()]
