@@ -12,7 +12,7 @@ import docker
 import pytest
 from unit.helpers import FakeEngine, Forbidden, make_workspace
 
-from pikaforge.host import process
+from pikaforge.host import engine_socket, process
 from pikaforge.host.workspace import Workspace
 
 
@@ -26,6 +26,10 @@ def sealed(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return refuse
 
+    def silent(*_: object, **__: object) -> NoReturn:
+        raise engine_socket.EngineSilentError("a unit test asks no engine")
+
+    monkeypatch.setattr(engine_socket, "get", silent)
     for module, name, what in (
         (subprocess, "Popen", "subprocess.Popen"),
         (os, "system", "os.system"),

@@ -19,7 +19,7 @@ KEPT: dict[str, str] = {
 }
 """Where a former name still stands, because users have it in recipes and in the configuration of services."""
 READ = re.compile(r"os\.environ(?:\.get\(|\.pop\(|\[)\s*\"(\w+)\"")
-OF_OTHERS = re.compile(r"CI|DOCKER_HOST|PATH|RPM_CONFIGDIR|TMPDIR")
+OF_OTHERS = re.compile(r"CI|DOCKER_HOST|HOME|XDG_CONFIG_HOME|PATH|RPM_CONFIGDIR|TMPDIR")
 
 
 def _files() -> Iterator[Path]:

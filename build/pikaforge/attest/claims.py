@@ -24,7 +24,7 @@ PATCH = "patch "
 class _SbomPart(BaseModel):
     """Base of what is read of an SBOM, which the CycloneDX library writes; the rest of it is ignored."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, defer_build=True)
 
 
 class _Hash(_SbomPart):

@@ -29,7 +29,7 @@ LOCAL_BUILDER = "https://pikaforge.invalid/builders/local"
 class _StatementPart(BaseModel):
     """Base of the statement and its parts. Anybody may have written a statement that is read."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, populate_by_name=True, defer_build=True)
 
 
 class Resource(_StatementPart):

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 
 from pikaforge.audit import hwcaps, judge_flags, judge_instructions, judge_linkage
@@ -33,6 +32,7 @@ from pikaforge.audit.waivers import Ledger
 from pikaforge.cpu import features, microarch
 from pikaforge.errors import AuditError
 from pikaforge.host import hashing
+from pikaforge.host.memo import library_version
 
 REVISION = 5
 """Part of the key of a stored verdict: raise it when the audit judges differently."""
@@ -47,7 +47,7 @@ def material(rules: Rules, *, target: str, flags_used: Sequence[str], today: dat
     plain = asdict(replace(rules, waivers=(), memory=None, distribution=None))
     return {
         "revision": REVISION,
-        "decoder": version("iced-x86"),
+        "decoder": library_version("iced-x86"),
         "tables": {name: hashing.file_digest(features.FOLDER / name) for name in features.TABLES},
         "baseline": rules.distribution.baseline if rules.distribution is not None else "",
         "target": target,

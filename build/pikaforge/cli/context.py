@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pikaforge.attest.provenance import builds_release
 from pikaforge.host.process import cwd
 from pikaforge.plan import allocators, matrix
 
@@ -26,16 +25,34 @@ if TYPE_CHECKING:
     from pikaforge.sharing.results import SharedResults
 
 
+KEPT = "answers"
+"""Folder below `out/` of what is kept of configuration files; answers of calls are there, too."""
+
+
+def _load(path: Path) -> Spec:
+    """Return the specification in a file. Most calls find it kept, and need no reader of YAML."""
+    from pikaforge.config import load  # noqa: PLC0415
+
+    return load.load(path)
+
+
+def _load_series(path: Path) -> Series:
+    """Return the series of patches in a file; likewise."""
+    from pikaforge.config import load  # noqa: PLC0415
+
+    return load.load_series(path)
+
+
 class Context:
     """The arguments of one call, and what they name: configuration, folders, cells, engine.
 
     Modules are imported in the methods that need them, so that a verb does not wait for libraries that it never uses.
     """
 
-    def __init__(self, arguments: argparse.Namespace) -> None:
+    def __init__(self, arguments: argparse.Namespace, argv: Sequence[str] = ()) -> None:
         from pikaforge.host.workspace import HOME  # noqa: PLC0415
 
-        self.arguments = arguments
+        self.arguments, self.argv = arguments, tuple(argv)
         self.home = HOME
         self.matrix = cwd() / arguments.matrix if arguments.matrix else HOME / "matrix.yaml"
         self.out = cwd() / arguments.out if arguments.out else HOME / "out"
@@ -51,9 +68,9 @@ class Context:
     def spec(self) -> Spec:
         """The configuration, with what --formats and --strict-targets change in it."""
         if self._spec is None:
-            from pikaforge.config import load  # noqa: PLC0415
+            from pikaforge.config.kept import kept  # noqa: PLC0415
 
-            spec = load.load(self.matrix)
+            spec = kept(self.matrix, self.out / KEPT, _load)
             if getattr(self.arguments, "strict_targets", False):
                 images = {name: image.model_copy(update={"fallback": "refuse"}) for name, image in spec.images.items()}
                 spec = spec.model_copy(update={"images": images})
@@ -65,17 +82,21 @@ class Context:
 
     def series(self) -> Series | None:
         """Return the patch series of the product; None if it has no patches."""
-        from pikaforge.config import load  # noqa: PLC0415
+        from pikaforge.config.kept import kept  # noqa: PLC0415
 
         path = self.spec.product.patches
-        return None if path is None else load.load_series(self.base / path)
+        return None if path is None else kept(self.base / path, self.out / KEPT, _load_series)
 
     def check_patches(self) -> None:
         """Raise ConfigError if a patch file of the product is missing."""
-        from pikaforge.config import load  # noqa: PLC0415
+        path, series = self.spec.product.patches, self.series()
+        if path is None or series is None:
+            return
+        wanted = [entry.needed for entry in series.patches if entry.enabled and entry.needed]
+        if not all(((self.base / path).parent / name).is_file() for name in wanted):
+            from pikaforge.config import load  # noqa: PLC0415
 
-        if self.spec.product.patches is not None:
-            load.check_series_files(self.base / self.spec.product.patches)
+            load.check_series_files(self.base / path)
 
     def cells(self) -> tuple[Cell, ...]:
         """Return the selected cells; with --chunk, those of one job."""
@@ -148,6 +169,7 @@ class Context:
 
     def workspace(self, engine: Engine, *, refresh: bool = False) -> Workspace:
         """Return the workspace of a run: folders, engine, store, lock and downloads."""
+        from pikaforge.attest.provenance import builds_release  # noqa: PLC0415
         from pikaforge.host.download import Downloads  # noqa: PLC0415
         from pikaforge.host.lockfile import NAME, Lock  # noqa: PLC0415
         from pikaforge.host.store import Store  # noqa: PLC0415
@@ -192,6 +214,7 @@ class Context:
         """
         if self.arguments.verb == "plan" or (self.spec.store is None and not os.environ.get("PIKAFORGE_STORE")):
             return None  # a plan asks nobody
+        from pikaforge.attest.provenance import builds_release  # noqa: PLC0415
         from pikaforge.sharing.opening import opened  # noqa: PLC0415
 
         limit = self.spec.limits.bounds().file

@@ -21,6 +21,8 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE = 20.0
 """Seconds after a signal in which others are ignored: what runs is being removed. One signal often comes twice, from
 the terminal and from the program that has started this one."""
+HUNG_UP = SIGNAL_BASE + signal.SIGHUP
+"""Exit status where the reader of standard output, or the terminal, is gone."""
 GONE = (errno.EPIPE, errno.EIO)
 """Errors of writing to a reader or a terminal that is gone."""
 

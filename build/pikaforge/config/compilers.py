@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
@@ -51,6 +52,7 @@ def is_empty(versions: str) -> bool:
     return "<" in ends and ends["<"] <= ends.get(">=", Version("0"))
 
 
+@lru_cache(maxsize=512)
 def includes(versions: str, gcc: str) -> bool:
     """Return whether a version of gcc is in a range such as `>=11,<13`."""
     return SpecifierSet(versions).contains(gcc)

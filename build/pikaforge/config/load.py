@@ -92,14 +92,13 @@ def parse_series(text: str, *, file: str, beside: Path | None = None) -> patch_s
             if first != path:
                 message = f"`{kind}: {value}` is here twice; first in line {document.position(first)[0]}"
                 diagnostics.add(path, message, "remove one of them")
-            elif beside is not None and entry.enabled:
-                _check_there(beside, kind, str(value), path, diagnostics)
+            elif beside is not None and entry.enabled and entry.needed is not None:
+                _check_there(beside / entry.needed, path, diagnostics)
     diagnostics.raise_any()
     return series
 
 
-def _check_there(beside: Path, kind: str, name: str, path: KeyPath, diagnostics: Diagnostics) -> None:
+def _check_there(file: Path, path: KeyPath, diagnostics: Diagnostics) -> None:
     """Report a patch file, or the `series` of a quilt folder, that is missing."""
-    wanted = {"file": name, "quilt": f"{name}/series"}.get(kind)
-    if wanted is not None and not (beside / wanted).is_file():
-        diagnostics.add(path, f"there is no file {beside / wanted}", "add it, or disable the entry (enabled: false)")
+    if not file.is_file():
+        diagnostics.add(path, f"there is no file {file}", "add it, or disable the entry (enabled: false)")

@@ -37,6 +37,11 @@ class PatchEntry(Strict):
             raise ValueError("`pull` and `url` go together")
         return self
 
+    @property
+    def needed(self) -> str | None:
+        """The file beside the series that must be there; a pull request has none."""
+        return f"{self.quilt}/series" if self.quilt is not None else self.file
+
 
 class Series(Strict):
     """patches/<version>/series.yaml: the patches in the order in which they apply."""

@@ -120,7 +120,7 @@ EVERYTHING = "all"
 class Strict(BaseModel):
     """Base of all parts of the specification."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
 
 Scalar = str | int | None

@@ -47,7 +47,7 @@ def _some(glob: str) -> str:
 class Waiver(BaseModel):
     """Instructions that a target's CPUs lack, allowed in named functions because they run only where they can."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     file: Annotated[str, AfterValidator(_some)] = Field(
         min_length=1,

@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from pikaforge.cpu import microarch
 
@@ -55,6 +56,7 @@ class EmulatedCpu:
     reason: str = ""
 
 
+@lru_cache(maxsize=256)
 def stand_for(target: str) -> EmulatedCpu:
     """Return the emulator's CPU model for `target`."""
     if any(name.startswith("avx512") for name in microarch.features(target)):
@@ -88,6 +90,7 @@ class Machine:
         )
 
 
+@lru_cache(maxsize=256)
 def lacking(target: str, flags: frozenset[str]) -> tuple[str, ...]:
     """Return the features of `target` that a machine with these /proc/cpuinfo flags lacks, as the kernel names them."""
     return tuple(sorted(microarch.kernel_flags(target) - flags))

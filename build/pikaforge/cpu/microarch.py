@@ -64,6 +64,7 @@ def known() -> frozenset[str]:
     return frozenset(_x86())
 
 
+@lru_cache(maxsize=256)
 def features(name: str) -> frozenset[str]:
     """Return the features of a microarchitecture and its ancestors, by archspec's names."""
     return frozenset(_x86()[name].features)
@@ -80,6 +81,7 @@ def runs_on_amd(name: str) -> bool:
     return micro is None or micro.vendor != "GenuineIntel"
 
 
+@lru_cache(maxsize=256)
 def kernel_flags(name: str) -> frozenset[str]:
     """Return the features that compiled code for a microarchitecture may use, as /proc/cpuinfo spells them.
 

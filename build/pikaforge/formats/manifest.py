@@ -23,7 +23,7 @@ BUILT_HERE = "allocator"
 class _ManifestPart(BaseModel):
     """Base of the manifest and its parts. Anybody may have written a package that is read."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, defer_build=True)
 
 
 class ManifestTarball(_ManifestPart):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from pikaforge.config.schema import Image, Spec
@@ -116,5 +117,11 @@ def sources() -> dict[str, str]:
 
     That is modules, templates, and the scripts and units that get into packages.
     """
-    files = (path for path in FOLDER.rglob("*") if path.is_file() and path.parent.name != "__pycache__")
-    return files_digest(FOLDER, sorted(path.relative_to(FOLDER).as_posix() for path in files))
+    return files_digest(FOLDER, _files(FOLDER))
+
+
+@lru_cache(maxsize=2)
+def _files(folder: Path) -> tuple[str, ...]:
+    """Return the files of a folder of this tool; while it runs there come no further ones."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.parent.name != "__pycache__")
+    return tuple(sorted(path.relative_to(folder).as_posix() for path in files))

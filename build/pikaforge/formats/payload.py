@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from pikaforge.config.product import Product
@@ -25,6 +26,7 @@ from pikaforge.plan.cells import Cell
 
 FOLDER = Path(__file__).resolve().parent / "assets"
 GATE = "utils/cpu-gate.sh"
+GATE_TEMPLATE = FOLDER / "cpu-gate.sh"
 LONG_MODE = "lm"
 """The kernel's flag of a 64-bit processor. Every program here needs it, so no list of features is empty."""
 KERNEL_FLAG = re.compile(r"[a-z0-9_]+")
@@ -55,6 +57,7 @@ def offers(spec: Spec, cell: Cell) -> dict[str, tuple[str, ...]]:
     return all_offers(spec).get((cell.image, cell.allocator), {})
 
 
+@lru_cache(maxsize=256)
 def target_flags(target: str) -> tuple[str, ...]:
     """Return the kernel flags of a target, sorted. They are for advice, and do not judge a program."""
     return tuple(sorted({LONG_MODE, *microarch.kernel_flags(target)}))
@@ -77,6 +80,12 @@ def feature_list(features: Sequence[str]) -> str:
 
 def target_list(others: Mapping[str, Sequence[str]]) -> str:
     """Return the text of utils/cpu-targets, the most demanding target first."""
+    return _target_list(tuple((target, tuple(models)) for target, models in others.items()))
+
+
+@lru_cache(maxsize=256)
+def _target_list(offered: tuple[tuple[str, tuple[str, ...]], ...]) -> str:
+    others = dict(offered)
     flags = {target: target_flags(target) for target in others}
     order = sorted(others, key=lambda target: (-microarch.demand(target), target))
     return "# target, models, flags; the most demanding first; read by cpu-gate.sh\n" + "".join(
@@ -116,7 +125,7 @@ def render(
         "IMAGE": image,
     }
     contents = {
-        GATE: filled(FOLDER / "cpu-gate.sh", words).encode(),
+        GATE: filled(GATE_TEMPLATE, words).encode(),
         "utils/cpu-targets": target_list(others or {}).encode(),
     }
     if features is not None:

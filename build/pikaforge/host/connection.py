@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
 from pikaforge.errors import EngineError, FullDiskError, HostError, ProgramError
-from pikaforge.host import docker_context, podman, replies
+from pikaforge.host import docker_context, engine_socket, podman, replies, watch
 from pikaforge.host.confinement import Abilities
 from pikaforge.host.disk import SAID
 
@@ -46,6 +46,8 @@ ENDED = (
 )
 SECONDS = re.compile(r"read timeout=([0-9.]+)")
 """In urllib3's words for an answer that did not come."""
+OK = 200
+"""HTTP status of an answer that is what was asked for."""
 PROBE = 5.0
 """Seconds for an engine to say that it is there, after a call that it did not answer."""
 
@@ -93,10 +95,15 @@ def environment(given: Mapping[str, str]) -> dict[str, str]:
         return dict(given)
     if address := podman.named(given):
         return {**given, "DOCKER_HOST": address}
-    user = given.get("XDG_RUNTIME_DIR", "")
-    paths = [Path(place.format(user=user)) for place in SOCKETS if user or "{user}" not in place]
-    found = next((path for path in paths if path.is_socket() and os.access(path, os.R_OK | os.W_OK)), None)
+    paths = sockets(given)
+    found = next((path for path in paths if engine_socket.usable(str(path))), None)
     return {**given, "DOCKER_HOST": f"unix://{found}" if found else ""}
+
+
+def sockets(given: Mapping[str, str]) -> list[Path]:
+    """Return the sockets of this machine at which an engine may be, for some variables; the first choice first."""
+    user = given.get("XDG_RUNTIME_DIR", "")
+    return [Path(place.format(user=user)) for place in SOCKETS if user or "{user}" not in place]
 
 
 def address() -> str:
@@ -264,6 +271,7 @@ class EngineConnection:
     def _client(self) -> DockerClient:
         """Return this thread's client: the SDK's sessions must not be shared."""
         client: DockerClient | None = getattr(self._local, "client", None)
+        watch.doubt("asks the engine by the SDK")
         if client is None:
             from pikaforge.host.engine_calls import QUESTION, EngineCalls  # noqa: PLC0415  # see `load_sdk`
 
@@ -286,8 +294,31 @@ class EngineConnection:
         calls: EngineCalls = self._local.calls
         return calls
 
+    @staticmethod
+    def _look(path: str, model: type[replies.Reply] | None = None) -> tuple[int, object] | None:
+        """Ask an engine of this machine without the SDK; None if only the SDK can ask it, or knows why it is silent.
+
+        Args:
+            path: of what is asked for.
+            model: of the answer, whose fields count for what is built; None if nothing of it does.
+        """
+        where = address()
+        if not where.startswith(engine_socket.UNIX):
+            return None
+        try:
+            status, answer = engine_socket.get(where, path)
+        except engine_socket.EngineSilentError:
+            return None
+        if model is not None and (seen := watch.current()) is not None:
+            names = tuple(field.alias or name for name, field in model.model_fields.items())
+            seen.address, seen.asked[path] = where, (status, names, engine_socket.chosen(answer, names))
+        return status, answer
+
     def info(self) -> replies.EngineInfo:
         """Return what the engine says of itself; raise HostError if none answers."""
+        looked = self._look("/info", replies.EngineInfo)
+        if looked is not None and looked[0] == OK:
+            return replies.parse(replies.EngineInfo, looked[1])
         from pikaforge.host.http_session import LOST  # noqa: PLC0415
 
         sdk = load_sdk()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pikaforge.cpu import emulation
 from pikaforge.errors import EngineError, HostError
-from pikaforge.host import confinement, machine, podman, replies, sweeping
+from pikaforge.host import confinement, engine_socket, machine, podman, replies, sweeping
 from pikaforge.host.confinement import FACTS_LIMIT, NOBODY, USUAL, Bounds
 from pikaforge.host.connection import LABEL, address, brief, engine_errors, engine_full, load_sdk
 from pikaforge.host.container import ROOT, ContainerServer, fetch_file, printed, unpack
@@ -27,7 +27,6 @@ from pikaforge.host.images import EngineImages
 from pikaforge.host.job import CannotServe, Input, Job, JobResult, RunningServer, ServerJob, files
 from pikaforge.host.logs import last_lines
 from pikaforge.host.run_id import RunId
-from pikaforge.host.sweeping import OWNER
 from pikaforge.host.text import ignore
 
 if TYPE_CHECKING:
@@ -120,12 +119,14 @@ class DockerEngine(EngineImages):
     # ---- what must not outlive a run
 
     def _labels(self, kind: str) -> dict[str, str]:
-        return {f"{LABEL}.kind": kind, OWNER: self._run_id.text}
+        return {f"{LABEL}.kind": kind, sweeping.OWNER: self._run_id.text}
 
-    @engine_errors()
     def sweep(self, notice: Callable[[str], None] = ignore) -> int:
         """Remove containers and networks of runs that have ended; return how many those were."""
-        return sweeping.sweep(self._client().api, self._calls(), notice)
+        if all(map(sweeping.is_clean, map(self._look, engine_socket.owned(sweeping.OWNER)))):
+            return 0
+        with engine_errors():
+            return sweeping.sweep(self._client().api, self._calls(), notice)
 
     def abort(self) -> None:
         """Kill every container of this run. The threads that wait for them then go on, even if the engine is stuck."""
@@ -372,10 +373,9 @@ class DockerEngine(EngineImages):
 
     def _start(self, container: Container, job: ServerJob | None = None) -> None:
         """Start a container. One that did not run yet when all were killed is killed now."""
-        sdk = load_sdk()
         try:
             container.start()
-        except sdk.errors.APIError as error:
+        except load_sdk().errors.APIError as error:
             if job is not None and job.open_files is not None and "rlimit" in brief(error):
                 raise CannotServe(f"the engine may not give a container {job.open_files} open files") from error
             raise

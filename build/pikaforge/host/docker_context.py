@@ -25,7 +25,7 @@ HINT = (
 class _File(BaseModel):
     """A file of docker's command line. It has more fields."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
 
 class _CommandLine(_File):

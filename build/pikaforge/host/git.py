@@ -6,11 +6,16 @@ and insteadOf rules. Checking out and patching are done by guest scripts, withou
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from pikaforge.host.git_program import failure, git, refuse_offline
 from pikaforge.host.git_urls import COMMIT, NETWORK
+from pikaforge.host.watch import covered
 
 ANY = (*NETWORK, "file")
 """Protocols of a URL that the user has given himself."""
@@ -96,7 +101,8 @@ def remote_ref(url: str, name: str) -> Ref | None:
     full = [name] if name.startswith("refs/") else [f"refs/tags/{name}", f"refs/heads/{name}"]
     wanted = [*full, *(f"{ref}^{{}}" for ref in full)] + (["HEAD"] if name == "HEAD" else [])
     refuse_offline(url, name)
-    done = git("ls-remote", "--", url, *wanted, protocols=ANY)
+    with _reading_refs(url):
+        done = git("ls-remote", "--", url, *wanted, protocols=ANY)
     if done.status != 0:
         raise failure(url, done)
     found = {ref: commit for commit, _, ref in (line.partition("\t") for line in done.text().splitlines())}
@@ -106,6 +112,42 @@ def remote_ref(url: str, name: str) -> Ref | None:
             commit = found.get(f"{ref}^{{}}", found[ref])
             return Ref(name=ref, commit=commit, moving=not ref.startswith("refs/tags/"))
     return None
+
+
+@contextmanager
+def _reading_refs(url: str) -> Iterator[None]:
+    """Say what git reads where it lists the refs of a local repository, so that the answer of a build can be kept.
+
+    That is its refs (gitrepository-layout(5)) and the settings. Nothing is said of repositories that are made in
+    another way, of servers, and where settings are in further files.
+    """
+    path = Path(unquote(urlsplit(url).path)) if url.startswith("file://") else None
+    own = folders(path) if path is not None else ()
+    settings = [folder / "config" for folder in own] + _personal_settings()
+    plain = [folder for folder in own if not (folder / "reftable").exists()]
+    if not own or plain != list(own) or any(b"include" in _bytes(file) for file in settings):
+        yield
+        return
+    refs = [place for folder in own for place in (folder / "refs", *(folder / "refs").rglob("*"))]
+    files = [folder / name for folder in own for name in ("HEAD", "packed-refs", "commondir")]
+    files += [*settings, *(place for place in refs if not place.is_dir())]
+    with covered(*map(str, files), folders=tuple(str(place) for place in refs if place.is_dir())):
+        yield
+
+
+def _personal_settings() -> list[Path]:
+    """Return the files with the settings of this user and of this machine; see git-config(1), FILES."""
+    home = Path(os.environ.get("HOME") or "/")
+    own = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config") / "git" / "config"
+    given = [Path(os.environ[name]) for name in ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM") if os.environ.get(name)]
+    return [Path("/etc/gitconfig"), own, home / ".gitconfig", *given]
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 def near_names(url: str, name: str) -> list[str]:

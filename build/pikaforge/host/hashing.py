@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -17,36 +18,67 @@ def digest(data: bytes | str) -> str:
     return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
 
 
+class Encoded:
+    """A value of key material that many nodes have. Its JSON is made once; the key is the same as with the value."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, value: object) -> None:
+        self.text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Encoded) and self.text == other.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+
+_MARK = f"{os.urandom(16).hex()}:"
+"""Begin of what stands for such a value in a text. It differs from process to process, so that no value can have it."""
+
+
 def key(stage: str, material: Mapping[str, object], inputs: Mapping[str, str]) -> str:
     """Return the key of a node: 32 hex digits.
 
     Args:
         stage: its stage.
-        material: all else that decides the result: JSON values, never a clock or a path of this machine.
+        material: all else that decides the result: JSON values, and `Encoded` ones; never a clock or a path of this
+            machine.
         inputs: the identity of the result of each needed node, by the node's id; its key while there is no result.
     """
+    encoded: list[str] = []
+
+    def stands_for(value: object) -> str:
+        if not isinstance(value, Encoded):
+            raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+        encoded.append(value.text)
+        return f"{_MARK}{len(encoded) - 1}"
+
     text = json.dumps(
         {"format": FORMAT, "stage": stage, "material": material, "inputs": inputs},
         sort_keys=True,
         separators=(",", ":"),
+        default=stands_for,
     )
+    for number, part in enumerate(encoded):
+        text = text.replace(f'"{_MARK}{number}"', part)
     return digest(text)[:32]
 
 
-@lru_cache(maxsize=256)
-def _file_digest(path: Path, _changed: tuple[int, int]) -> str:
-    return digest(path.read_bytes())
+@lru_cache(maxsize=8192)
+def _file_digest(path: str, _changed: tuple[int, int]) -> str:
+    return digest(Path(path).read_bytes())
 
 
-def file_digest(path: Path) -> str:
+def file_digest(path: Path | str) -> str:
     """Return the digest of a file's bytes. It is computed again only if the file's time or size has changed."""
-    status = path.stat()
-    return _file_digest(path, (status.st_mtime_ns, status.st_size))
+    status = os.stat(path)  # noqa: PTH116  # this is asked for thousands of times
+    return _file_digest(str(path), (status.st_mtime_ns, status.st_size))
 
 
 def files_digest(root: Path, names: Iterable[str]) -> dict[str, str]:
     """Return the digests of files below `root`, by name."""
-    return {name: file_digest(root / name) for name in sorted(names)}
+    return {name: file_digest(f"{root}/{name}") for name in sorted(names)}
 
 
 def tree_digest(folder: Path) -> str:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pikaforge.errors import EngineError, HostError, UnreachableError
-from pikaforge.host import compiler_cache, offline, podman, replies
+from pikaforge.host import compiler_cache, engine_socket, offline, podman, replies
 from pikaforge.host.connection import (
     LABEL,
+    OK,
     EngineConnection,
     brief,
     engine_errors,
@@ -27,6 +28,7 @@ KEPT = "pikaforge-kept-"
 """Start of the names of volumes with data that outlives a server."""
 BLOCK = 1 << 20
 """Bytes of an archive that are read at once."""
+NOT_FOUND = 404
 CONFLICT = 409
 """HTTP status of an engine that cannot remove what is in use."""
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -52,9 +54,19 @@ class RegistryError(UnreachableError):
 class EngineImages(EngineConnection):
     """An engine's images and caches."""
 
-    @engine_errors()
     def image(self, reference: str) -> ImageFacts | None:
         """Return the facts of an image; None if the engine does not have it."""
+        looked = self._look(engine_socket.image_path(reference), replies.ImageReply)
+        if looked is not None and looked[0] == NOT_FOUND:
+            return None
+        if looked is not None and looked[0] == OK:
+            image = replies.parse(replies.ImageReply, looked[1])
+            if len(image.digests or ()) < 2 or not self.facts().podman:
+                return ImageFacts(id=image.id, labels=image.labels, digests=image.digests or ())
+        return self._image_by_sdk(reference)
+
+    @engine_errors()
+    def _image_by_sdk(self, reference: str) -> ImageFacts | None:
         sdk = load_sdk()
         try:
             answer = self._client().images.get(reference).attrs

@@ -8,32 +8,27 @@ has the run id in its name.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from itertools import chain
 from pathlib import Path
 
 from pikaforge.errors import EngineError, FullDiskError, HostError
+from pikaforge.host import ended_runs
 from pikaforge.host.disk import full_disk_errors, refuse_full
+from pikaforge.host.ended_runs import MARK, START
 from pikaforge.host.run_id import RunId
 from pikaforge.host.store import remove
 
-START, MARK = "pikaforge-", ".run"
 PLACES = ("/tmp", "/var/tmp")  # noqa: S108  # only looked at, where Python has found none
-LIMIT = 100
-"""Bytes of a mark; the text of a run id has 50 at most."""
 RUNTIME = "XDG_RUNTIME_DIR"
 SHORT = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108
 """Folders with short paths, where that of temporary files (TMPDIR) has one that is too long."""
-_RUN = re.compile(r"[.-]([0-9a-f]{16}-\d+-\d+)(?:-[^-]+)?$")
-"""The run id at the end of a name; there may be random letters behind it."""
 
 
-def _places() -> tuple[str, ...]:
+def places() -> tuple[str, ...]:
     """Return the folders in which temporary folders may be, the first choice first."""
     try:
         first = tempfile.gettempdir()
@@ -84,7 +79,7 @@ def _made(purpose: str, place: str | None = None) -> Path:
 def _made_short(purpose: str, longest: int) -> Path:
     """Make a folder whose path has at most so many bytes, in the first place that allows it."""
     full: FullDiskError | None = None
-    for place in _places():
+    for place in places():
         try:
             folder = _made(purpose, str(Path(place).resolve()))
         except HostError:
@@ -99,7 +94,7 @@ def _made_short(purpose: str, longest: int) -> Path:
         raise full
     raise EngineError(
         f"there is no folder for {purpose}: paths have more than {longest} bytes, or cannot be written",
-        where=", ".join(_places()),
+        where=", ".join(places()),
         hint="set TMPDIR to a folder with a short path",
     )
 
@@ -129,28 +124,13 @@ def _place() -> Path:
         ) from error
 
 
-def _own(path: Path, kind: int) -> bool:
-    """Return whether a path is of this user and of a kind (stat.S_IFREG, S_IFDIR). A link is of neither."""
-    try:
-        found = path.lstat()
-    except OSError:
-        return False
-    return stat.S_IFMT(found.st_mode) == kind and found.st_uid == os.geteuid()
-
-
 def sweep_temporary() -> int:
     """Remove temporary folders of runs that have ended; return how many those were."""
     removed = 0
-    for mark in chain.from_iterable(Path(place).glob(f"{START}*{MARK}") for place in _places()):
-        if not _own(mark, stat.S_IFREG):
-            continue
-        with suppress(OSError, UnicodeDecodeError):
-            with mark.open(encoding="ascii") as stream:
-                made_by = RunId.parse(stream.read(LIMIT))
-            if made_by is None or not made_by.gone():
-                continue
+    for mark in map(Path, ended_runs.marks_left(places())):
+        with suppress(OSError):
             folder = mark.with_name(mark.name.removesuffix(MARK))
-            if _own(folder, stat.S_IFDIR):
+            if ended_runs.own(folder, stat.S_IFDIR):
                 shutil.rmtree(folder)
             mark.unlink()
             removed += 1
@@ -160,11 +140,8 @@ def sweep_temporary() -> int:
 def sweep(folder: Path) -> int:
     """Remove what runs that have ended have made in a folder, and named by their run id; return how much that was."""
     removed = 0
-    for path in folder.glob(".*"):
-        found = _RUN.search(path.name)
-        made_by = RunId.parse(found[1]) if found else None
-        if made_by is not None and made_by.gone():
-            with suppress(HostError):
-                remove(path)
-                removed += 1
+    for name in ended_runs.left(str(folder)):
+        with suppress(HostError):
+            remove(folder / name)
+            removed += 1
     return removed

@@ -19,6 +19,7 @@ from typing import IO, Any
 from pikaforge.errors import FullDiskError, ProgramError
 from pikaforge.host import interrupts
 from pikaforge.host.disk import HINT, has_no_room, said_in
+from pikaforge.host.ended_runs import start_time as start_time  # noqa: PLC0414  # that of a process is looked for here
 from pikaforge.host.raw import RawStream
 
 Argv = Sequence[str]
@@ -362,15 +363,6 @@ def full_or_failed(program: str, said: str) -> FullDiskError | ProgramError:
     if full := said_in(said.splitlines()):
         return FullDiskError(f"no space left for `{program}`: {full}", hint=HINT)
     return ProgramError(f"`{program}` failed: {said or 'without a word'}")
-
-
-def start_time(pid: int) -> str | None:
-    """Return when a process has started, in clock ticks since boot (/proc/PID/stat, field 22); None if it has ended."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    return text.rpartition(")")[2].split()[19]
 
 
 def ended(pid: int) -> bool:

@@ -14,7 +14,7 @@ from pikaforge.host.confinement import Abilities
 class Reply(BaseModel):
     """An answer. It has many more fields, which differ from version to version."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
 
 ReplyT = TypeVar("ReplyT", bound=Reply)

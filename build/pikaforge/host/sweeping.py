@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pikaforge.host import replies
-from pikaforge.host.connection import LABEL, load_sdk
+from pikaforge.host.connection import LABEL, OK, load_sdk
 from pikaforge.host.run_id import RunId
 from pikaforge.host.text import one_line
 
@@ -26,15 +26,20 @@ ABORT = 35.0
 """Seconds for all containers of a run to be killed."""
 
 
-def gone(answer: Iterable[object]) -> list[str]:
+def gone(answer: object) -> list[str]:
     """Return ids of what runs that have ended have left, from a list of containers or networks."""
     found = []
-    for entry in answer:
+    for entry in answer if isinstance(answer, list) else ():
         listed = replies.parse(replies.Listed, entry)
         made_by = RunId.parse((listed.labels or {}).get(OWNER, ""))
         if made_by is not None and made_by.gone():
             found.append(listed.id)
     return found
+
+
+def is_clean(looked: tuple[int, object] | None) -> bool:
+    """Return whether a list of containers or networks was got without the SDK, and has nothing of ended runs."""
+    return looked is not None and looked[0] == OK and not gone(looked[1])
 
 
 def sweep(api: APIClient, calls: EngineCalls, notice: Callable[[str], None]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 CONTROLS = ("Cc", "Cf", "Cs", "Zl", "Zp")
@@ -99,10 +100,18 @@ def filled(template: Path, words: Mapping[str, str]) -> str:
 
     The values are names by the model's patterns: nothing is quoted.
     """
-    text = template.read_text(encoding="utf-8")
+    text, named = _template(template)
     for word, value in words.items():
-        text = text.replace(f"@{word}@", value)
+        if word in named:
+            text = text.replace(f"@{word}@", value)
     return text
+
+
+@lru_cache(maxsize=64)
+def _template(path: Path) -> tuple[str, frozenset[str]]:
+    """Return the text of a template of this tool, and the words that may be in it; it is read once."""
+    text = path.read_text(encoding="utf-8")
+    return text, frozenset(text.split("@"))
 
 
 def ignore(_text: str) -> None:

@@ -20,6 +20,7 @@ from pikaforge.host.lockfile import Lock
 from pikaforge.host.shared_store import SharedStore
 from pikaforge.host.store import Store
 from pikaforge.host.text import REASON, one_line
+from pikaforge.host.watch import covered
 
 HOME = Path(__file__).resolve().parents[3]
 """The checkout: this package is used from there, with docker/ beside it."""
@@ -88,11 +89,16 @@ class Workspace:
         bounds = replace(self.bounds, memory=min(self.bounds.memory or given, given)) if given else self.bounds
         return replace(self, jobs=self.jobs or self.engine.cores(), memory=memory, bounds=bounds)
 
-    def sweep(self) -> int:
-        """Remove what killed runs have left in the folders that they write to, and for temporary files; count it."""
+    def swept(self) -> tuple[Path, ...]:
+        """Return the folders in which killed runs may have left what is named by their run id."""
         folders = (self.base, self.dist, *filter(Path.is_dir, self.dist.glob("*")), self.lock.path.parent)
         folders += tuple(self.out / name for name in ("sample", "downloads", "bench", "wheels"))
-        return self.store.sweep() + sum(map(sweep, dict.fromkeys(folders))) + sweep_temporary()
+        return tuple(dict.fromkeys(folders))
+
+    def sweep(self) -> int:
+        """Remove what killed runs have left in the folders that they write to, and for temporary files; count it."""
+        with covered():  # nothing is made of what is seen here
+            return self.store.sweep() + sum(map(sweep, self.swept())) + sweep_temporary()
 
     def log_path(self, label: str, stage: str) -> Path:
         """Return the path `out/logs/<label>/<stage>.log`, or one beside it. The file is there, and empty.

@@ -65,24 +65,29 @@ def monitoring(product: Product, metrics: Metrics) -> dict[str, bytes]:
     }
 
 
-def rendered(product: Product, metrics: Metrics, words: Mapping[str, str]) -> dict[str, bytes]:
-    """Return what a package has for metrics, by path below its top folder.
-
-    Args:
-        product: what is packed.
-        metrics: its entry `operate.metrics`.
-        words: of templates; `PRODUCT` at least.
-    """
+def rendered(product: Product, metrics: Metrics) -> dict[str, bytes]:
+    """Return what all packages have for metrics, by path below their top folder, beside `units`."""
     contents = {
         SCRIPT: (ASSETS / "metrics.sh").read_bytes(),
         TABLE: table(product, metrics).encode(),
     }
-    contents |= {
-        f"systemd/{product.name}-metrics.{kind}": filled(ASSETS / f"metrics.{kind}", words).encode()
-        for kind in ("service", "timer")
-    }
     contents |= {f"monitoring/{name}": text for name, text in monitoring(product, metrics).items()}
     return contents
+
+
+UNITS = {kind: ASSETS / f"metrics.{kind}" for kind in ("service", "timer")}
+
+
+def units(product: Product, words: Mapping[str, str]) -> dict[str, bytes]:
+    """Return the units for metrics, by path below a package's top folder.
+
+    Args:
+        product: what is packed.
+        words: of templates; `PRODUCT` at least.
+    """
+    return {
+        f"systemd/{product.name}-metrics.{kind}": filled(template, words).encode() for kind, template in UNITS.items()
+    }
 
 
 def _labels(labels: Mapping[str, str]) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from pikaforge.config.product import Product, Server
 
 HIGHEST_PORT = 65535
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def highest_port(server: Server) -> int:
@@ -74,6 +76,6 @@ def quoted(value: str) -> str:
     Raises:
         ValueError: there is a control character in it.
     """
-    if any(ord(letter) < ord(" ") or ord(letter) == 0x7F for letter in value):
+    if CONTROL.search(value):
         raise ValueError(f"a control character in {value!r}")
     return "'" + value.replace("'", r"'\''") + "'"

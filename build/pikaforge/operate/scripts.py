@@ -11,11 +11,13 @@ from pathlib import Path
 
 from pikaforge.config.operate import Operate
 from pikaforge.config.product import Product, Server
+from pikaforge.host.memo import for_last
 from pikaforge.host.text import filled
 from pikaforge.operate import metrics, tables
 from pikaforge.operate.product_sh import product_sh
 
 ASSETS = Path(__file__).resolve().parent / "assets"
+UNIT, OPERATED_UNIT, BOOT_TEMPLATE = ASSETS / "instance.service", ASSETS / "operated.service", ASSETS / "boot.sh"
 DEPLOY = "utils/deploy.sh"
 SETTINGS = "utils/settings.tsv"
 LIBRARY = "utils/lib"
@@ -42,20 +44,30 @@ def rendered(product: Product, words: Mapping[str, str]) -> dict[str, bytes]:
         return {}
     words = {**words, **_words(server)}
     unit = f"systemd/{product.name}@.service"
-    contents = {
-        DEPLOY: (ASSETS / "deploy.sh").read_bytes(),
-        f"{LIBRARY}/product.sh": product_sh(product, server, words).encode(),
-    }
+    contents = {**_of_all_packages(product), f"{LIBRARY}/product.sh": product_sh(product, server, words).encode()}
+    if server.operate is None:
+        contents[unit] = filled(UNIT, words).encode()
+        return contents
+    contents[unit] = filled(OPERATED_UNIT, words).encode()
+    contents[BOOT] = filled(BOOT_TEMPLATE, words).encode()
+    if server.operate.metrics is not None:
+        contents |= metrics.units(product, words)
+    return contents
+
+
+@for_last
+def _of_all_packages(product: Product) -> Mapping[str, bytes]:
+    """Return what is the same in all packages of a product, whatever the words are."""
+    server = product.server
+    assert server is not None  # see `rendered`
+    contents = {DEPLOY: (ASSETS / "deploy.sh").read_bytes()}
     for name in FOR_ALL:
         contents[f"{LIBRARY}/{name}"] = (ASSETS / "lib" / name).read_bytes()
     if server.conf is not None:
         rows = server.conf.settings.items()
         contents[SETTINGS] = tables.table(rows)
     if server.operate is None:
-        contents[unit] = filled(ASSETS / "instance.service", words).encode()
         return contents
-    contents[unit] = filled(ASSETS / "operated.service", words).encode()
-    contents[BOOT] = filled(ASSETS / "boot.sh", words).encode()
     for name in OPERATED:
         contents[name] = (ASSETS / Path(name).name).read_bytes()
     for path in sorted((ASSETS / "lib").iterdir()):
@@ -63,7 +75,7 @@ def rendered(product: Product, words: Mapping[str, str]) -> dict[str, bytes]:
     for part in TABLES:
         contents |= part(server.operate)
     if server.operate.metrics is not None:
-        contents |= metrics.rendered(product, server.operate.metrics, words)
+        contents |= metrics.rendered(product, server.operate.metrics)
     return contents
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from pikaforge.attest.contents import contents_of
 from pikaforge.audit.audit_record import AuditRecord
 from pikaforge.config import compilers, families
+from pikaforge.config.product import Product
 from pikaforge.config.scalars import Strict
 from pikaforge.config.schema import Image, Spec
 from pikaforge.errors import StageError, StageFailure
@@ -22,6 +24,7 @@ from pikaforge.formats.packing import STAGE as STAGE_NAME
 from pikaforge.formats.packing import Packed, Packing, sources
 from pikaforge.host import hashing
 from pikaforge.host.job import files
+from pikaforge.host.memo import for_last
 from pikaforge.host.store import Result, sha256
 from pikaforge.host.workspace import Workspace, guest_digests
 from pikaforge.pipeline.allocator import PREFIX, AllocatorFacts
@@ -52,6 +55,10 @@ def _payload(spec: Spec, cell: Cell, others: Offers, features: Sequence[str] | N
     )
 
 
+_digest = lru_cache(maxsize=1024)(hashing.digest)
+"""Nearly all files are the same in all packages."""
+
+
 def material(spec: Spec, cell: Cell, home: Path, *, others: Offers) -> dict[str, object]:
     """Return the key material: what goes into the package, and is not in the results that it is made from."""
     wanted = spec.images[cell.image].formats
@@ -60,20 +67,30 @@ def material(spec: Spec, cell: Cell, home: Path, *, others: Offers) -> dict[str,
         "cell": cell.id,
         "wanted": cell.wanted,
         "cpus": list(spec.hardware[cell.model].cpus),
-        "payload": {name: hashing.digest(data) for name, data in _payload(spec, cell, others).contents.items()},
+        "payload": {name: _digest(data) for name, data in _payload(spec, cell, others).contents.items()},
         "allocator": [kind.name, kind.licence, kind.url] if kind.own else [],
         "system": _system(spec.images[cell.image]),
         "formats": list(wanted),
         "scripts": guest_digests(home, sorted({script for name in wanted for script in of(name).scripts})),
         "makers": {name: dict(of(name).material()) for name in wanted},
-        "packers": sources(),
-        "product": spec.product.model_dump(
-            mode="json",
-            include={"name", "version", "release", "summary", "description", "licence", "url", "maintainer"},
-        ),
+        "packers": _packers(),
+        "product": _about(spec.product),
         "compilers": compilers.facts(spec, cell.image),
         "manifest": MANIFEST_FORMAT,
     }
+
+
+@lru_cache(maxsize=1)
+def _packers() -> hashing.Encoded:
+    """Return the digests of this tool's own files that make packages: they stay while it runs."""
+    return hashing.Encoded(sources())
+
+
+@for_last
+def _about(product: Product) -> hashing.Encoded:
+    """Return what packages say of a product."""
+    said = {"name", "version", "release", "summary", "description", "licence", "url", "maintainer"}
+    return hashing.Encoded(product.model_dump(mode="json", include=said))
 
 
 def _system(image: Image) -> list[object]:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Self
 
 from pikaforge.errors import ForgeError, FullDiskError, HostError
-from pikaforge.host import hashing, process
+from pikaforge.host import hashing, process, watch
 from pikaforge.host.disk import full_disk_errors
 from pikaforge.host.store import Result
 from pikaforge.host.workspace import Workspace
@@ -121,6 +121,7 @@ class Pipeline:
             result = self._workspace.store.peek(node.stage, key)
             absent = [need for need in node.needs if need in missing]
             if result is not None:
+                watch.note_folders(path.parent for path in result.files.values())
                 lost = self._lost(node, result, engine_answers=engine_answers)
                 result, why = (None, lost) if lost else (result, "its result is stored")
             elif not material.pinned:

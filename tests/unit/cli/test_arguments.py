@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pikaforge import __version__
-from pikaforge.cli import main
+from pikaforge.cli import call, main
 from pikaforge.cli.arguments import WIDTH, parser
 from pikaforge.cli.faces.reproduce import OPTIONS, command_for
 from pikaforge.cli.verbs import VERBS
@@ -75,7 +75,7 @@ def test_each_verb_has_two_examples() -> None:
 
 @pytest.mark.parametrize("verb", list(VERBS))
 def test_each_verb_is_there(verb: str) -> None:
-    assert callable(main._verb(verb))
+    assert callable(call._verb(verb))
 
 
 def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ import requests
 import yaml
 from unit.helpers import BASE
 
-from pikaforge.cli import main, signals
+from pikaforge.cli import call, main, signals
 from pikaforge.cli.context import Context
 from pikaforge.cpu import microarch
 from pikaforge.errors import ConfigError, HostError, LoadError, PublishError, StageError, StageFailure
@@ -344,7 +344,7 @@ def _verb_that_raises(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> 
     def verb(context: Context) -> int:
         raise error
 
-    monkeypatch.setattr(main, "_verb", lambda name: verb)
+    monkeypatch.setattr(call, "_verb", lambda name: verb)
 
 
 @pytest.mark.parametrize(
@@ -538,7 +538,7 @@ def test_a_signal_is_an_interrupt_and_is_as_before_afterwards(
             cleaned.append(True)
         return 0
 
-    monkeypatch.setattr(main, "_verb", lambda name: verb)
+    monkeypatch.setattr(call, "_verb", lambda name: verb)
     status, _, err = run("matrix")
     assert (status, cleaned) == (128 + number, [True])
     assert err.startswith("error: interrupted; what was running is removed")
@@ -552,7 +552,7 @@ def test_control_a_signal_that_nohup_ignores_stays_ignored(run: Run, monkeypatch
 
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        monkeypatch.setattr(main, "_verb", lambda name: verb)
+        monkeypatch.setattr(call, "_verb", lambda name: verb)
         assert run("matrix")[0] == 0
     finally:
         signal.signal(signal.SIGHUP, before)

@@ -11,7 +11,7 @@ import pytest
 from unit.helpers import FakeEngine, make_workspace
 
 from pikaforge.errors import FullDiskError, HostError
-from pikaforge.host import disk, leftovers
+from pikaforge.host import disk, ended_runs, leftovers
 from pikaforge.host.leftovers import sweep, sweep_temporary, temporary_folder
 from pikaforge.host.run_id import RunId
 from pikaforge.host.store import write_atomically
@@ -167,7 +167,7 @@ def test_a_workspace_sweeps_where_it_writes(tmp_path: Path, dead: str) -> None:
 
 
 def test_the_mark_has_room_for_a_run_id() -> None:
-    assert len(RunId.current().text) <= leftovers.LIMIT
+    assert len(RunId.current().text) <= ended_runs.LIMIT
 
 
 def test_a_folder_for_temporary_files_that_is_full_is_not_left_for_another_one(

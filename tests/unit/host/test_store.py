@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from pikaforge.errors import FullDiskError, HostError
-from pikaforge.host import process
-from pikaforge.host import run_id as owner_module
+from pikaforge.host import ended_runs, process
 from pikaforge.host import store as store_module
 from pikaforge.host.hashing import digest
 from pikaforge.host.run_id import RunId
@@ -218,7 +217,7 @@ def test_an_owner_is_gone_when_its_process_is(monkeypatch: pytest.MonkeyPatch) -
     assert RunId(machine=me.machine, pid=me.pid, started="1").gone(), "the id was given out again"
     assert RunId(machine=me.machine, pid=2**22 + 1, started="1").gone(), "no such process"
     assert not RunId(machine="0" * 16, pid=2**22 + 1, started="1").gone(), "of other machines nothing is known"
-    monkeypatch.setattr(owner_module, "_machine", lambda: "0" * 16)
+    monkeypatch.setattr(ended_runs, "machine_id", lambda: "0" * 16)
     assert not me.gone()
 
 
@@ -226,23 +225,22 @@ def test_an_owner_is_gone_after_its_machine_has_started_again(monkeypatch: pytes
     me = RunId.current()
     again = me.machine[:8] + "0" * 8
     assert again != me.machine
-    monkeypatch.setattr(owner_module, "_machine", lambda: again)
+    monkeypatch.setattr(ended_runs, "machine_id", lambda: again)
     assert me.gone()
 
 
 @pytest.mark.parametrize("kind", ["in a container", "without an id", "with one"])
 def test_a_machine_is_known_again_by_its_own_id(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An image's machine-id is that of all containers made from it, whose processes are strangers to each other."""
-    files = {"/etc/machine-id": tmp_path / "id", "/proc/sys/kernel/random/boot_id": tmp_path / "boot"}
-    (tmp_path / "ns").symlink_to("pid:[4026532000]" if kind == "in a container" else owner_module.FIRST_NAMESPACE)
-    files["/proc/self/ns/pid"] = tmp_path / "ns"
+    for name, file in {"MACHINE": "id", "BOOT": "boot", "NAMESPACE": "ns"}.items():
+        monkeypatch.setattr(ended_runs, name, str(tmp_path / file))
+    (tmp_path / "ns").symlink_to("pid:[4026532000]" if kind == "in a container" else ended_runs.FIRST_NAMESPACE)
     if kind != "without an id":
         (tmp_path / "id").write_text("an id\n")
-    monkeypatch.setattr(owner_module, "Path", lambda name: files[name])
     found = []
     for boot in ("first", "second"):
         (tmp_path / "boot").write_text(f"{boot}\n")
-        found.append(owner_module._machine())
+        found.append(ended_runs.machine_id())
     assert [len(machine) for machine in found] == [16, 16]
     assert found[0][8:] != found[1][8:]
     assert (found[0][:8] == found[1][:8]) == (kind == "with one")

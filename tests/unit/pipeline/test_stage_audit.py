@@ -450,7 +450,7 @@ def test_the_key_follows_tables_decoder_and_judgement(monkeypatch: pytest.Monkey
         patched.setattr(library, "REVISION", library.REVISION + 1)
         assert key_material() != before
     with monkeypatch.context() as patched:
-        patched.setattr(library, "version", lambda name: f"another {name}")
+        patched.setattr(library, "library_version", lambda name: f"another {name}")
         assert key_material() != before
     folder = features.FOLDER
     for name in features.TABLES:

@@ -17,7 +17,8 @@ from pikaforge.host.store import Result
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline.image import image
 from pikaforge.pipeline.image.base_image import Base
-from pikaforge.pipeline.pipeline import Events, Pipeline
+from pikaforge.pipeline.outcomes import Events
+from pikaforge.pipeline.pipeline import Pipeline
 from pikaforge.pipeline.source.origin import Origin
 from pikaforge.pipeline.stage import Material, Request
 from pikaforge.plan.cells import extended

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING
 from pikaforge.cli import github
 from pikaforge.cli.context import Context
 from pikaforge.cli.faces.closing import close_run
-from pikaforge.cli.faces.opening import reporting
+from pikaforge.cli.faces.opening import chosen_face, reporting
 from pikaforge.cli.faces.reporter import Reporter
 from pikaforge.cli.faces.reproduce import command_for, options_of
 from pikaforge.cli.plan_output import left_out
+from pikaforge.cli.unchanged.heard import HeardFace
+from pikaforge.cli.unchanged.keep import keep_build
 from pikaforge.cpu.emulation import Machine
 from pikaforge.errors import EXIT_DONE, EXIT_STAGE, SelectionError
-from pikaforge.host import offline
+from pikaforge.host import offline, watch
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline import dist, report
 from pikaforge.pipeline.expected import EarlierTimes, seconds_of
@@ -35,7 +37,8 @@ if TYPE_CHECKING:
 
 def build(context: Context) -> int:
     """Run `build`; return the exit status."""
-    with reporting(context) as reporter, farm_of(context) as farm:
+    heard = HeardFace(*chosen_face(context))
+    with reporting(context, heard) as reporter, farm_of(context) as farm:
         cells = context.cells()
         if context.arguments.chunk and (text := left_out(context.cells_for_jobs())):
             reporter.warning(text)
@@ -61,7 +64,16 @@ def build(context: Context) -> int:
             status=code,
         )
         github.build_outputs(os.environ, context.dist, put.report, {cell.id for cell in cells})
+    if farm is None and not put.written and not run.left:
+        keep_answer(context, run.workspace, heard)
     return code
+
+
+def keep_answer(context: Context, workspace: Workspace, heard: HeardFace) -> None:
+    """Keep the answer of a run that has made nothing, if it is one that the next call may take."""
+    seen = watch.current()
+    if seen is not None:
+        keep_build(workspace, seen, heard.events, face=heard.name, argv=context.argv)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +86,8 @@ class PreparedRun:
     reporter: Reporter
     farm: Farm | None = None
     """What makes nodes, if that is not this machine."""
+    left: int = 0
+    """What killed runs had left, and was removed."""
 
 
 @contextmanager
@@ -116,7 +130,7 @@ def prepare(context: Context, reporter: Reporter, farm: Farm | None = None) -> P
     machine = context.machine(flags)
     if farm is not None:
         machine = farm.machine(machine)
-    return PreparedRun(workspace=workspace, pipeline=pipeline, machine=machine, reporter=reporter, farm=farm)
+    return PreparedRun(workspace=workspace, pipeline=pipeline, machine=machine, reporter=reporter, farm=farm, left=left)
 
 
 def _take_bundle(context: Context, workspace: Workspace, reporter: Reporter) -> None:

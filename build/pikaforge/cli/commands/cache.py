@@ -146,7 +146,8 @@ def _names(entries: Sequence[StoredEntry]) -> list[str]:
 
 def _folders(context: Context) -> int:
     """List or remove stored results, downloads, git repositories and compiler caches."""
-    folders = [context.out / name for name in ("store", "downloads", "git", "sample", "wheels", "bundles", FOLDER)]
+    names = ("store", "downloads", "git", "sample", "wheels", "bundles", "answers", FOLDER)
+    folders = [context.out / name for name in names]
     engine = context.engine()
     if context.arguments.action == "list":
         lines = [(output.readable(f, context.home), output.size(_size(f))) for f in folders if f.is_dir()]

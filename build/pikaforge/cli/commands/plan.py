@@ -11,7 +11,9 @@ from pikaforge.cli import github, matrix_output, output, plan_output
 from pikaforge.cli.context import Context
 from pikaforge.cpu.emulation import Machine
 from pikaforge.errors import EXIT_CONFIG, EXIT_DONE, ConfigError, HostError
+from pikaforge.host import watch
 from pikaforge.host.machine import cpu_flags
+from pikaforge.host.text import printable_json
 from pikaforge.plan.cells import Cell
 from pikaforge.plan.explain import explain
 from pikaforge.plan.jobs import LIMITS, github_matrix, gitlab_pipeline, job_limit
@@ -84,9 +86,16 @@ def plan(context: Context) -> int:
             return False
         return True
 
-    views = context.pipeline(context.workspace(engine)).views(planned, engine_answers=answers)
+    workspace = context.workspace(engine)
+    views = context.pipeline(workspace).views(planned, engine_answers=answers)
     if context.arguments.json:
-        output.show_json(plan_output.plan_json(planned, views, context.spec))
+        text = printable_json(plan_output.plan_json(planned, views, context.spec))
     else:
-        output.show(plan_output.plan_text(planned, views, context.spec))
-    return EXIT_CONFIG if planned.problems else EXIT_DONE
+        text = plan_output.plan_text(planned, views, context.spec)
+    output.show(text)
+    status = EXIT_CONFIG if planned.problems else EXIT_DONE
+    if (seen := watch.current()) is not None:
+        from pikaforge.cli.unchanged.keep import keep_text  # noqa: PLC0415  # `matrix` needs none of it
+
+        keep_text(workspace, seen, text, argv=context.argv, status=status)
+    return status

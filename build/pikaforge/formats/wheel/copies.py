@@ -20,7 +20,7 @@ LIMIT = 16 << 20
 class ListedLinks(BaseModel):
     """Part of about.json."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
     links: dict[str, str]
 

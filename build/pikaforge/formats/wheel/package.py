@@ -7,7 +7,6 @@ import posixpath
 import re
 import shlex
 from collections.abc import Iterator, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -26,6 +25,7 @@ from pikaforge.formats.layout import PackingError
 from pikaforge.formats.packing import Packed, Packing
 from pikaforge.formats.wheel import copies, wheel, wheel_version
 from pikaforge.host.archives import Member, archive_errors
+from pikaforge.host.memo import library_version
 from pikaforge.host.zips import zip_members
 
 FILE_NAME = re.compile(r"(?P<name>[^-]+)-(?P<version>[^-]+)-[^-]+-[^-]+-(?P<platform>[^-]+)\.whl")
@@ -70,7 +70,7 @@ class WheelFormat(BaseFormat):
 
     def material(self) -> Mapping[str, object]:
         """Return the version of the policies that decide the platform tag."""
-        return {"auditwheel": version("auditwheel")}
+        return {"auditwheel": library_version("auditwheel")}
 
     def check_tree(self, tree: Path) -> None:
         """Check names, kinds and links of the members."""

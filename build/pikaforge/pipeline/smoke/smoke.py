@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 
+from pikaforge.config.product import Product
 from pikaforge.config.schema import Spec
 from pikaforge.config.smoke_checks import Check
 from pikaforge.cpu import emulation
 from pikaforge.errors import StageError, StageFailure
 from pikaforge.host import hashing, process
 from pikaforge.host.job import Input, files
+from pikaforge.host.memo import for_last
 from pikaforge.host.store import Result
 from pikaforge.host.text import clean
 from pikaforge.host.workspace import Workspace
@@ -55,13 +58,29 @@ def material(spec: Spec, target: str = "", *, allocator: str = "none", emulator:
     """
     return {
         "format": FORMAT,
-        "server": spec.product.server.model_dump(mode="json") if spec.product.server is not None else None,
+        "server": _server(spec.product),
         "allocator": allocator,
-        "checks": [
-            check.model_dump(mode="json", exclude_unset=True) for check in spec.product.smoke if check.serves(allocator)
-        ],
+        "checks": _checks(spec.product)(allocator),
         "emulation": [asdict(emulation.stand_for(target)) if target else {}, emulator],
     }
+
+
+@for_last
+def _server(product: Product) -> hashing.Encoded:
+    """Return how the server is started, which all trees have in common."""
+    return hashing.Encoded(product.server.model_dump(mode="json") if product.server is not None else None)
+
+
+@for_last
+def _checks(product: Product) -> Callable[[str], hashing.Encoded]:
+    """Return what returns the checks of trees with a kind of allocator."""
+    data = [(check, check.model_dump(mode="json", exclude_unset=True)) for check in product.smoke]
+
+    @cache
+    def of(kind: str) -> hashing.Encoded:
+        return hashing.Encoded([each for check, each in data if check.serves(kind)])
+
+    return of
 
 
 def host_emulator() -> Path | None:

@@ -330,7 +330,7 @@ def test_a_refused_cell_shows_what_was_accepted_all_the_same() -> None:
 def test_a_cpu_that_no_emulator_stands_for_is_named() -> None:
     xeon = WayRecord(ran=True, checks=(_check("ping"),), machine="Intel(R) Xeon(R) Gold 6248 (cascadelake)")
     emulated = WayRecord(ran=False, reason="skylake_avx512: it has AVX-512, which the emulator cannot execute")
-    more = {"tried": "skylake_avx512", "native": xeon, "emulated": emulated}
+    more: dict[str, Any] = {"tried": "skylake_avx512", "native": xeon, "emulated": emulated}
     cells = [_cell(id=f"{model}-el7-none", model=model, target="skylake_avx512", **more) for model in ("R640", "R740")]
     said = "R640-el7-none, R740-el7-none: ran on Intel(R) Xeon(R) Gold 6248 (cascadelake)"
     assert said in verdicts.notes(cells)

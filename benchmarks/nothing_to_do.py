@@ -1,0 +1,81 @@
+"""Measure a build with nothing to do beside `nox -l`, in turns: CPU and wall time, and their ratios.
+
+python benchmarks/nothing_to_do.py [--rounds N] [--model R620]
+
+It builds the sample first, if it is not up to date. Exit status 1: a figure is above its limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parents[1]
+NOX = (sys.executable, "-m", "nox")
+TOOL = HERE / ".nox" / "tool" / "bin" / "python"
+RATIO, OWN, PLAN = 2.0, 0.25, 0.6
+"""Limits: of the build to `nox -l`, in CPU and in wall time; CPU seconds of the tool's own part; of a plan of all."""
+
+
+@dataclass(slots=True)
+class Series:
+    """What one command has cost, each time."""
+
+    name: str
+    argv: Sequence[str]
+    cpu: list[float] = field(default_factory=list)
+    wall: list[float] = field(default_factory=list)
+
+    def run(self) -> None:
+        """Run it once; exit if it fails."""
+        before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+        done = subprocess.run(self.argv, cwd=HERE, capture_output=True, check=False)
+        wall, after = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+        if done.returncode not in (0, 2):  # 2: a plan has cells that cannot be built
+            sys.exit(f"{' '.join(self.argv)} failed:\n{done.stdout.decode()}{done.stderr.decode()}")
+        self.cpu.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        self.wall.append(wall)
+
+    def line(self) -> str:
+        """Return its best CPU and wall time. Other work on a machine only adds to both."""
+        return f"{self.name:<28} {min(self.cpu):6.3f} s CPU {min(self.wall):7.3f} s"
+
+
+def main() -> int:
+    """Run all commands in turns, and print a line for each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--model", default="R620")
+    given = parser.parse_args()
+    os.environ.pop("COLUMNS", None)
+    sample = [given.model, "--source", "sample"]
+    everything = ["all", "--os", "all", "--allocator", "all", "--source", "sample"]
+    listed = Series("nox -l", [*NOX, "-l"])
+    built = Series("nox -s build, nothing to do", [*NOX, "-s", "build", "--", *sample])
+    own = Series("  of it the tool", [str(TOOL), "-m", "pikaforge", "build", *sample])
+    planned = Series("plan of all cells", [str(TOOL), "-m", "pikaforge", "plan", *everything])
+    for series in (built, own, planned):  # makes what is missing, and then keeps its answer
+        for _ in range(2):
+            series.run()
+        series.cpu.clear()
+        series.wall.clear()
+    for _ in range(given.rounds):
+        for series in (listed, built, own, planned):
+            series.run()
+    for series in (listed, built, own, planned):
+        print(series.line())
+    cpu, wall = min(built.cpu) / min(listed.cpu), min(built.wall) / min(listed.wall)
+    print(f"the build is {cpu:.2f} times nox -l in CPU, {wall:.2f} times in wall time")
+    good = max(cpu, wall) <= RATIO and min(own.cpu) <= OWN and min(planned.cpu) <= PLAN
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
