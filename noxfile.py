@@ -156,9 +156,19 @@ def uses_bucket(matrix: str, environ: Mapping[str, str]) -> bool:
     return bool(schemes) and schemes[0] not in ("http", "https", "file")
 
 
+def matrix_text(session: nox.Session) -> str:
+    """Return the text of the matrix.yaml of a run; "" if it cannot be read, which the tool itself says."""
+    named = re.search(r"(?:^|\0)--matrix[=\0]([^\0]+)", "\0".join(session.posargs))
+    folder = Path(os.environ.get("PIKAFORGE_CWD", str(session.invoked_from)))
+    try:
+        return (folder / named[1] if named else MATRIX).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
 def run_tool(session: nox.Session, *words: str, environment: str = "tool", extras: tuple[str, ...] = ()) -> None:
     """Run the tool, and end with its exit status; nox itself would end with 1."""
-    if environment in ("tool", "bench") and uses_bucket(MATRIX.read_text(encoding="utf-8"), os.environ):
+    if environment in ("tool", "bench") and uses_bucket(matrix_text(session), os.environ):
         environment, extras = f"{environment}-store", (*extras, "store")
     if any(word.partition("=")[0] == "--farm" for word in session.posargs):
         environment, extras = f"{environment}-farm", (*extras, "farm")

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from integration.builds import STAGES
-from integration.dav import PROXIES
+from integration.dav import PROXIES, WRITER, dav_of, nginx_image
 from integration.keys import new_key
 from integration.object_server import ObjectServer, object_server
 
-from pikaforge.host.store import sha256
+from pikaforge.config.scalars import Strict
+from pikaforge.config.shared_store import SharedStoreOptions
+from pikaforge.host.store import Store, sha256
+from pikaforge.sharing.opening import opened
 
 if TYPE_CHECKING:
-    from conftest import Project, Tool
-    from integration.conftest import Shop
+    from conftest import Engine, Project, Tool
+    from integration.conftest import Shop, Warm
 
 pytestmark = [pytest.mark.engine]
 
+KEY = "0123456789abcdef0123456789abcdef"
 SHARED = tuple(stage for stage in STAGES if stage != "image")
 
 
@@ -68,11 +73,12 @@ def test_the_second_project_compiles_nothing(
             pruned = json.loads(tool("cache", "prune", "--keep", "1", "--json", "--out", first.out, check=0).stdout)
             done = running.finish()
         assert done.returncode == 0
+        assert f"the shared store {server.url}: {len(SHARED)} results put there" in done.text
         assert {name.partition("/")[0] for name in pruned["in_use"]} >= {"source", "image"}
         assert pruned["removed"] == []
         assert made(first) >= {"source", "compile", "audit", "smoke"}
         done = second.build("R620", check=0)
-        assert "shared store" not in done.text
+        assert f"the shared store {server.url}: {len(SHARED)} results taken from it" in done.text
         assert made(second) == set()
         assert sha256(first.package()) == sha256(second.package())
         for stage in SHARED:
@@ -88,6 +94,73 @@ def test_the_second_project_compiles_nothing(
         done = second.build("R620", check=0)
     assert "is not taken: it is by the key" in done.text
     assert made(second) >= {"source", "compile"}
+
+
+@pytest.fixture(scope="module")
+def nginx(engine: Engine, warm: Warm) -> str:
+    return nginx_image(engine, warm)
+
+
+@dataclass
+class _Reader:
+    """What takes and puts results of a stage that is not there, from a folder of its own."""
+
+    folder: Path
+    url: str
+    size: int = 1000
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir()
+        self.notices: list[str] = []
+        self.store = Store(self.folder / "store")
+        login = {"PIKAFORGE_STORE_USER": WRITER.user, "PIKAFORGE_STORE_PASSWORD": WRITER.password}
+        found = opened(
+            SharedStoreOptions(url=self.url),
+            login,
+            base=self.folder,
+            cwd=self.folder,
+            file_limit=64 << 20,
+            notice=self.notices.append,
+        )
+        assert found is not None
+        self.shared = found
+
+    def put(self) -> bool:
+        with self.store.scratch() as scratch:
+            (scratch / "made").write_bytes(b"x" * self.size)
+            made = self.store.put("compile", KEY, identity="i", facts={}, files={"tree.tar": scratch / "made"})
+        return self.shared.offer(made)
+
+    def take(self) -> int:
+        found = self.shared.fetch("compile", KEY, into=self.store, facts=Strict, unfit=lambda _: "")
+        return found.files["tree.tar"].stat().st_size if found is not None else -1
+
+
+@pytest.mark.parametrize("port", ["", ":82"], ids=["makes-folders", "mkcol"])
+def test_a_real_server_of_webdav(
+    engine: Engine, nginx: str, until: Callable[..., None], tmp_path: Path, port: str
+) -> None:
+    with dav_of(engine, nginx, until) as dav:
+        first = _Reader(tmp_path / "first", f"{dav.url}{port}/store")
+        assert first.put(), first.notices
+        second = _Reader(tmp_path / "second", f"{dav.url}{port}/store")
+        assert second.take() == 1000
+        assert sorted(path.partition("/")[2].partition("/")[0] for path in dav.listing()) == ["files", "results"]
+        assert any(" MOVE " in line for line in dav.access_log())
+        everybody = _Reader(tmp_path / "third", f"{dav.readers}/store")
+        assert everybody.take() == 1000
+        assert not everybody.put()
+        assert len(everybody.notices) == 2, "one of plain http, one of a server that takes nothing"
+
+
+def test_a_server_whose_disk_is_full(engine: Engine, nginx: str, until: Callable[..., None], tmp_path: Path) -> None:
+    with dav_of(engine, nginx, until, size="4m") as dav:
+        assert _Reader(tmp_path / "small", f"{dav.url}/store").put()
+        large = _Reader(tmp_path / "large", f"{dav.url}/other", 7 << 20)
+        assert not large.put()
+        assert "it gets nothing more in this run" in large.notices[-1]
+        assert not [path for path in dav.listing("other") if "results" in path], "no listing of what is not there"
+        assert _Reader(tmp_path / "reader", f"{dav.url}/store").take() == 1000
 
 
 def test_a_dead_store_stops_no_build(projects: Callable[[str], Project], tool: Tool) -> None:

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -177,6 +178,14 @@ def test_a_read_only_machine_puts_nothing_there(place: Place) -> None:
     reader.store.drop("compile", KEY)
     assert reader.take() == FILES
     assert reader.notices == []
+
+
+def test_many_put_the_same_there_at_once(place: Place) -> None:
+    machines = [place(f"writer-{number}") for number in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(Machine.put, machines))
+    assert place("reader").take() == FILES
+    assert [notice for machine in machines for notice in machine.notices] == []
 
 
 # ---- servers that fail

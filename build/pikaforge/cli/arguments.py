@@ -251,7 +251,9 @@ def _cache(verb: argparse.ArgumentParser) -> None:
         "long; compare results with their digests; remove everything",
     )
     verb.add_argument("--keep", type=_amount, metavar="N", help="prune: bytes of results that may stay, such as 20G")
-    verb.add_argument("--older-than", type=_count, metavar="DAYS", help="prune: remove what was not used for so long")
+    verb.add_argument(
+        "--older-than", type=_count, metavar="N", help="prune: days; remove what was not used for so long"
+    )
     verb.add_argument("--yes", action="store_true", help="verify: remove what is damaged")
     groups.json(verb)
     groups.engine(verb)

@@ -279,7 +279,7 @@ again what it needs.""",
     ),
     "cache": Verb(
         module="cache",
-        summary="show, check and remove stored results, downloads and compiler caches",
+        summary="show, check, remove stored results and caches",
         about="""\
 `list` shows the size of stored results, downloads and git repositories in out/, and the compiler caches in the \
 engine. `clean` removes them. The next build makes again what it needs.

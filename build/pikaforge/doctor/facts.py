@@ -18,7 +18,7 @@ class Purpose:
 
     what: str
     """For people: `patch pull-988`."""
-    kind: Literal["patch", "tarball", "mirror", "packages", "publish"]
+    kind: Literal["patch", "tarball", "mirror", "packages", "publish", "store"]
     needed: bool
     """Whether a build of the wanted images asks for it."""
     held: bool = False

@@ -45,7 +45,7 @@ def of_series(series: Series | None, lock: Lock | None, entry: str, *, out: Path
 
 
 def of_spec(spec: Spec, images: Sequence[str], *, out: Path) -> Iterator[WantedUrl]:
-    """Yield tarballs, mirrors of tarballs, and destinations."""
+    """Yield tarballs, mirrors of tarballs, destinations, and the shared store."""
     needed = {
         tarball.url
         for image in images
@@ -66,6 +66,9 @@ def of_spec(spec: Spec, images: Sequence[str], *, out: Path) -> Iterator[WantedU
         if destination.url is not None:
             purpose = Purpose(what=f"destination {name}", kind="publish", needed=False)
             yield WantedUrl(url=questions.root_of(destination.url), purpose=purpose)
+    if spec.store is not None and spec.store.url.startswith(WEB):
+        purpose = Purpose(what="shared store", kind="store", needed=False)
+        yield WantedUrl(url=questions.root_of(spec.store.url), purpose=purpose)
 
 
 def of_packages(spec: Spec, image: str, *, held: bool) -> Iterator[WantedUrl]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from pydantic import BaseModel
+if TYPE_CHECKING:
+    from pathlib import Path
 
-from pikaforge.host.store import Result, Store
+    from pydantic import BaseModel
+
+    from pikaforge.host.store import Result, Store
 
 
 class SharedStore(Protocol):
@@ -40,6 +42,9 @@ class SharedStore(Protocol):
             FullDiskError: there is no room for it here.
             HostError: the run was interrupted.
         """
+
+    def summary(self) -> str:
+        """Return in words what went through the store since the last call; "" if nothing did."""
 
     def record(self, stage: str, key: str, *, facts: type[BaseModel], into: Path) -> Result | None:
         """Return a result without its large files, for who needs to know it and not to build on it.

@@ -94,7 +94,8 @@ class Pipeline:
         needs = [need for need in node.needs if need != node.twin]
         key = hashing.key(node.stage, material, {need: known[need] for need in needs})
         if node.twin:
-            own, _ = self._workspace.store.get(node.stage, key)
+            store = self._workspace.store
+            own, _ = store.verified(node.stage, key) if offline else store.get(node.stage, key)
             if own is None and not offline:
                 own = shared.fetched(node, self._context, key)
             if own is None or self._unreadable(node, own):

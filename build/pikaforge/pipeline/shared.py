@@ -7,11 +7,14 @@ describe the machine that they were made on.
 from __future__ import annotations
 
 from functools import partial
+from typing import TYPE_CHECKING
 
-from pikaforge.host.shared_store import SharedStore
 from pikaforge.host.store import Result
 from pikaforge.pipeline.stage import RunContext, stage_of
 from pikaforge.plan.plan import Node
+
+if TYPE_CHECKING:
+    from pikaforge.host.shared_store import SharedStore
 
 
 def fetched(node: Node, run: RunContext, key: str) -> Result | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -24,6 +25,8 @@ from pikaforge.sharing.objects import ObjectError, ObjectStoreSettings
 BESIDE = ".beside"
 """Folder of files that are being written. They have the run id in their names, by which a later run finds them."""
 BLOCK = 1 << 20
+DAY = 86_400.0
+"""Seconds after which a use of a file is noted again, as its date."""
 
 
 class Folder:
@@ -113,8 +116,12 @@ class Folder:
             yield None
             return
         with os.fdopen(descriptor, "rb") as stream:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
                 raise ObjectError("it is no regular file", ends=False)
+            if time.time() - found.st_mtime > DAY:
+                with suppress(OSError):  # who may only read changes no date
+                    os.utime(descriptor)
             yield stream
 
     def _check_root(self) -> None:

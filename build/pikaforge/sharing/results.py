@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from pikaforge.errors import ForgeError, FullDiskError, HostError
+from pikaforge.errors import ForgeError, FullDiskError, HostError, KeyFileError
 from pikaforge.host import process
 from pikaforge.host.disk import full_disk_errors, room
 from pikaforge.host.store import Result, Store, sha256
@@ -80,7 +80,9 @@ class SharedResults:
         self._file_limit = file_limit
         self._notice = notice
         self._lock = threading.Lock()
-        self._reads, self._writes = True, write
+        # Where only signed results are taken, one without a signature would be in the way of others.
+        self._reads, self._writes = True, write and (seals.signs or not seals.judges)
+        self._proven = False
         self._damaged: set[str] = set()
         """Paths of listings with a file that came with other bytes: all files are sent again then."""
         self.where = objects.where
@@ -103,6 +105,17 @@ class SharedResults:
         except ObjectError as error:
             return str(error)
         return ""
+
+    def summary(self) -> str:
+        """Return in words what went through the store since the last call. See the protocol."""
+        with self._lock:
+            now, self.counts = self.counts, Counts()
+        parts = [
+            f"{count} {'result' if count == 1 else 'results'} {what}"
+            for count, what in ((now.taken, "taken from it"), (now.put, "put there"), (now.refused, "refused"))
+            if count
+        ]
+        return f"the shared store {self.where}: {', '.join(parts)}" if parts else ""
 
     # ---- reading
 
@@ -212,7 +225,7 @@ class SharedResults:
             if not replace and self._objects.size(path_of(result.stage, result.key)) is not None:
                 return True
             statement = statement_of(result)
-            data = written(statement, self._seals.sign)
+            data = written(statement, self._signed)
             self._send(statement, result)
             self._objects.write(path_of(result.stage, result.key), data)
         except ObjectError as error:
@@ -228,6 +241,18 @@ class SharedResults:
             self.counts.put += 1
             return True
         return False
+
+    def _signed(self, text: bytes) -> str:
+        """Return the signature of a text. The first one is judged as readers do.
+
+        Raises:
+            ForgeError: the key cannot be used, or is not trusted.
+        """
+        signature = self._seals.sign(text)
+        if not self._proven and (why := self._seals.refusal(text, signature)):
+            raise KeyFileError(f"nobody would take what this machine signs: {why}")
+        self._proven = True
+        return signature
 
     def _send(self, statement: ResultStatement, result: Result) -> None:
         """Send the files of a result, but for those that are there with their size."""

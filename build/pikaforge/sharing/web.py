@@ -24,7 +24,7 @@ from pikaforge.sharing.objects import NAME, ObjectError, ObjectStoreSettings
 if TYPE_CHECKING:
     from pikaforge.host.http_session import Answer, Client
 
-RETRIES = Retries(tries=2)
+RETRIES = Retries(tries=2, wait=process.pause)
 """Few: what cannot be had is made here."""
 MISSING = (404, 410)
 OF_ONE: Collection[ErrorKind] = ("cut", "size", "file")

@@ -11,6 +11,7 @@ import pytest
 from unit.helpers import make_spec
 
 from pikaforge.cpu import microarch
+from pikaforge.doctor import servers
 from pikaforge.doctor.checks import CHECKS, judge
 from pikaforge.doctor.facts import (
     BaseSeen,
@@ -208,6 +209,12 @@ LACKS: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "warning",
         "it answers 502 Bad Gateway: destination vault",
     ),
+    "a shared store that is down": (
+        {"servers": (_server(Purpose(what="shared store", kind="store", needed=False), status=503),)},
+        "servers",
+        "warning",
+        "it answers 503 Service Unavailable: shared store",
+    ),
     "no emulator": (
         {"emulator": ""},
         "emulator",
@@ -368,3 +375,10 @@ def test_setup_installs_the_same_packages() -> None:
             assert program.apt == apt, name
             assert dnf.startswith('"$(') or dnf.strip("'") == program.dnf, name
     assert {"git", "tar", "gzip", "gcc", "make", "mmdebstrap"} <= listed.keys(), "the control: they are found"
+
+
+@pytest.mark.parametrize(("url", "wanted"), [("https://store.example.org/pika", True), ("/srv/store", False)])
+def test_a_shared_store_on_a_server_is_asked(tmp_path: Path, url: str, wanted: bool) -> None:
+    spec = make_spec(store={"url": url})
+    found = [each for each in servers.of_spec(spec, ["debian12"], out=tmp_path) if each.purpose.kind == "store"]
+    assert bool(found) is wanted

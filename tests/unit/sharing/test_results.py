@@ -227,6 +227,19 @@ def test_a_disk_that_gets_full_ends_the_run(first: Machine, second: Machine, obj
     assert second.left() == []
 
 
+def test_a_summary_counts_since_the_last_one(first: Machine, second: Machine, objects: MemoryObjects) -> None:
+    assert first.shared.summary() == "the shared store memory://store: 1 result put there"
+    assert first.shared.summary() == ""
+    second.fetch()
+    second.shared.offer(second.make("another", key=OTHER))
+    objects.held[LISTING] = b""
+    second.store.drop("compile", KEY)
+    second.fetch()
+    assert second.shared.summary() == (
+        "the shared store memory://store: 1 result taken from it, 1 result put there, 1 result refused"
+    )
+
+
 # ---- signatures
 
 
@@ -270,6 +283,21 @@ def test_a_statement_that_was_changed_is_not_what_was_signed(tmp_path: Path, obj
     reader = Machine(tmp_path / "reader", objects, MarkSeals("", "ann"))
     assert reader.fetch() is None
     assert reader.notices[0].endswith("is not taken: it is by a stranger")
+
+
+def test_where_signatures_are_wanted_who_cannot_sign_puts_nothing_there(tmp_path: Path, objects: MemoryObjects) -> None:
+    machine = Machine(tmp_path / "reader", objects, MarkSeals("", "ann"))
+    assert not machine.shared.writes
+    assert machine.shared.offer(machine.make()) is False
+    assert (objects.asked, machine.notices) == ([], [])
+    stranger = Machine(tmp_path / "stranger", objects, MarkSeals("mallory", "ann"))
+    assert stranger.shared.offer(stranger.make()) is False
+    assert stranger.shared.offer(stranger.make(key=OTHER)) is False
+    assert objects.held == {}
+    why = "nobody would take what this machine signs: it is by a stranger"
+    assert stranger.notices == [f"the shared store memory://store: {why}; it gets nothing more in this run"]
+    builder = Machine(tmp_path / "builder", objects, MarkSeals("ann", "ann", "bob"))
+    assert builder.shared.offer(builder.make())
 
 
 # ---- a store that fails

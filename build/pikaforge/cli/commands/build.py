@@ -143,7 +143,10 @@ def execute(context: Context, run: PreparedRun, plan: Plan) -> Report:
     reporter.opened(context.spec.product, plan, views, times, options, budget=budget)
     cached = {view.node.id for view in views if view.cached}
     runner = run.farm.runner(run.pipeline, run.workspace, reporter) if run.farm is not None else None
-    return run.pipeline.execute(plan, reporter, runner=runner, seconds=seconds_of(plan, cached, times))
+    done = run.pipeline.execute(plan, reporter, runner=runner, seconds=seconds_of(plan, cached, times))
+    if run.workspace.shared is not None and (text := run.workspace.shared.summary()):
+        reporter.notice(text)
+    return done
 
 
 def refuse_early(context: Context, cells: Sequence[Cell]) -> None:

@@ -17,6 +17,7 @@ STOPS = {
     "mirror": "nothing by itself: the files' own URLs are asked next",
     "packages": "the image stage: a base image cannot be made of packages",
     "publish": "`publish` to this destination",
+    "store": "nothing by itself: what other machines have made is made here",
 }
 
 
@@ -95,7 +96,7 @@ class RegistryCheck:
 
 
 class ServersCheck:
-    """All other URLs of the configuration: patches, tarballs, mirrors, packages, destinations."""
+    """All other URLs of the configuration: patches, tarballs, mirrors, packages, destinations, store."""
 
     name = "servers"
 
@@ -123,8 +124,8 @@ def _problem(server: ServerSeen) -> str:
     status = server.answer.status
     if not status:
         return server.answer.reason or "it does not answer"
-    # The first page of a destination may be anything: it shows that the server is there.
-    fine = status < HTTPStatus.INTERNAL_SERVER_ERROR if server.purpose.kind == "publish" else status < 400
+    # The first page of a destination or store may be anything: it shows that the server is there.
+    fine = status < HTTPStatus.INTERNAL_SERVER_ERROR if server.purpose.kind in ("publish", "store") else status < 400
     return "" if fine and status != HTTPStatus.PROXY_AUTHENTICATION_REQUIRED else f"it answers {http.phrase(status)}"
 
 
