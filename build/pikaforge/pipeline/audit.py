@@ -11,6 +11,7 @@ from pikaforge.audit.audit_record import AuditRecord
 from pikaforge.audit.audit_result import AuditResult, Rules
 from pikaforge.audit.distribution import Distribution, PackagedRecord
 from pikaforge.audit.finding import LineRecord
+from pikaforge.audit.isa.worker_pool import at_most
 from pikaforge.audit.judge_allocator import AllocatorRules
 from pikaforge.audit.judge_instructions import WAIVERS
 from pikaforge.audit.judge_linkage import LinkageRules
@@ -127,7 +128,7 @@ def make(
         libraries=allocator.read(AllocatorFacts).libraries if allocator is not None else None,
         distribution=distribution(spec.images[cell.image].baseline, facts.bundled, libraries.read(image)),
     )
-    with workspace.store.scratch() as scratch:
+    with workspace.store.scratch() as scratch, at_most(workspace.jobs):
         verdict = audit.audit_compiled(
             compiled.files["tree.tar"],
             [result.files["debug.tar"] for result in (compiled, allocator) if result is not None],
@@ -141,7 +142,6 @@ def make(
             dropped=facts.dropped,
             rules=rules,
             today=today,
-            workers=1 if workspace.jobs == 1 else None,
         )
     lines = audit_result.demangled(verdict.lines(limit=1 << 20))
     log.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
@@ -191,7 +191,7 @@ class AuditStage(BaseStage):
     scope: Scope = "group"
     facts = AuditRecord
     reads = frozenset({"allocator", "compile"})
-    demand = Demand(cores=1, memory=512 << 20)
+    demand = Demand(memory=512 << 20)
     seconds = 15.0
 
     def needs(self, slot: Slot) -> Needs | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -32,7 +32,7 @@ from pikaforge.plan.plan import TOOLS_NODE
 
 if TYPE_CHECKING:
     from pikaforge.attest.signing import Signer
-    from pikaforge.pipeline.outcomes import Report
+    from pikaforge.pipeline.outcomes import NodeOutcome, Report
 
 
 @dataclass(slots=True)
@@ -89,6 +89,7 @@ class _DistWriter:
     written: int = 0
 
     def write(self) -> DistFiles:
+        outcomes = self.done.by_cell()
         files: list[tuple[Path, str]] = []
         artifacts: dict[str, tuple[ArtifactRecord, ...]] = {}
         folders: dict[Path, dict[str, str]] = {}
@@ -98,13 +99,14 @@ class _DistWriter:
             cell = outcome.node.cells[0]
             facts = outcome.result.read(PackageFacts)
             folder = self.workspace.dist / cell.image
+            builder = self._built(outcomes[cell.id])
             records = []
             for artifact in facts.artifacts:
                 path, written = put_package(outcome.result, artifact, folder)
                 self.written += written
                 if self.signer is not None:
                     self.written += self.signer.sign_inside(path, partial(self._insert, cell))
-                digest = self._describe(path, artifact, facts.manifest, self._built(cell), written=written)
+                digest = self._describe(path, artifact, facts.manifest, builder, written=written)
                 sums = folders.setdefault(folder, {})
                 for file in (path, *descriptions(path)):
                     sums[file.name] = digest if file == path else sha256(file)
@@ -139,10 +141,9 @@ class _DistWriter:
         build = tools.read(ImageStageFacts).build
         return insert_in(self.workspace, tools=build, label=cell.id, folder=self.scratch)(job)
 
-    def _built(self, cell: Cell) -> Builder:
+    def _built(self, outcomes: Sequence[NodeOutcome]) -> Builder:
         """Return the builder of a cell, with the compiler caches that its compilations have used."""
-        caches = report.caches_of(cell, self.done)
-        return self.builder.model_copy(update={"compiler_caches": caches})
+        return self.builder.model_copy(update={"compiler_caches": report.caches_of(outcomes)})
 
     def _describe(
         self, path: Path, artifact: ArtifactRecord, manifest: Mapping[str, object], builder: Builder, *, written: bool

@@ -64,6 +64,15 @@ class Report:
         """Return the outcomes of one stage, in the plan's order."""
         return (self.outcomes[n.id] for n in self.plan.nodes if n.stage == stage and n.id in self.outcomes)
 
+    def by_cell(self) -> dict[str, list[NodeOutcome]]:
+        """Return the outcomes of the nodes that each cell needs, in the plan's order, by the cell's id."""
+        found: dict[str, list[NodeOutcome]] = {cell.id: [] for cell in self.plan.cells}
+        for node in self.plan.nodes:
+            if (outcome := self.outcomes.get(node.id)) is not None:
+                for cell in node.cells:
+                    found[cell.id].append(outcome)
+        return found
+
     def facts(self, node: str, model: type[Model]) -> Model | None:
         """Return the facts of a node, if it has any of a model; see `NodeOutcome.facts`."""
         outcome = self.outcomes.get(node)

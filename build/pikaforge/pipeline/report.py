@@ -125,8 +125,9 @@ def merge(
         for cell in (earlier.cells if earlier else ())
         if cell.artifacts and all((dist / a.path).is_file() for a in cell.artifacts)
     }
+    outcomes = done.by_cell()
     for cell in done.plan.cells:
-        fresh = _cell(cell, done, artifacts.get(cell.id, ()), took, now, spec=spec)
+        fresh = _cell(cell, done, outcomes[cell.id], artifacts.get(cell.id, ()), took=took, now=now, spec=spec)
         old = cells.get(cell.id)
         # Where nothing was done, the report of the run that did it stays, with its times.
         cells[cell.id] = old if old is not None and _says_the_same(old, fresh) else fresh
@@ -138,13 +139,13 @@ def merge(
 def _cell(
     cell: Cell,
     done: Report,
+    outcomes: Sequence[NodeOutcome],
     artifacts: tuple[ArtifactRecord, ...],
+    *,
     took: Mapping[tuple[str, str, str], tuple[float, int]],
     now: datetime,
-    *,
     spec: Spec,
 ) -> CellRecord:
-    outcomes = [o for n in done.plan.nodes if cell in n.cells and (o := done.outcomes.get(n.id)) is not None]
     audit = done.facts(f"audit:{cell.group}", AuditRecord)
     smoke = done.facts(f"smoke:{cell.group}", SmokeFacts)
     packed = done.facts(f"package:{cell.id}", PackageFacts)
@@ -213,8 +214,11 @@ def _stage(outcome: NodeOutcome, took: Mapping[tuple[str, str, str], tuple[float
     )
 
 
-def caches_of(cell: Cell, done: Report) -> dict[str, str]:
-    """Return the compiler cache of each compilation of a cell, by stage; nothing for what does not say."""
-    outcomes = [o for n in done.plan.nodes if cell in n.cells and (o := done.outcomes.get(n.id)) is not None]
+def caches_of(outcomes: Sequence[NodeOutcome]) -> dict[str, str]:
+    """Return the compiler cache of each compilation of a cell, by stage; nothing for what does not say.
+
+    Args:
+        outcomes: of the cell's nodes.
+    """
     found = {outcome.node.stage: compiler_cache.used_by(outcome.result) for outcome in outcomes}
     return {stage: cache for stage, cache in found.items() if cache}

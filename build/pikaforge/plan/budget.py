@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
@@ -52,8 +53,8 @@ class Share:
     cores: float
     memory: int
     jobs: int
-    """Processes that it may start at once: an elastic node has one for each of its cores, others as many as were free
-    when they began."""
+    """Processes that it may start at once: an elastic node one for each of its cores. The others share what is free
+    when they begin."""
     elastic: bool = False
 
 
@@ -97,7 +98,7 @@ class Allotter:
         self._shares: dict[str, Share] = {}
         self._held = _HeldShares()
         self._overtaken: dict[str, int] = {}
-        self._window = 4 * budget.cores + 16
+        self._window = 2 * budget.cores + 16
 
     def share(self, node: Node) -> Share:
         """Return what a node has got that `next` has chosen."""
@@ -111,21 +112,22 @@ class Allotter:
         for gone in self._shares.keys() - {node.id for node in running}:
             self._held.add(self._shares.pop(gone), -1)
         window = list(islice(ready, self._window))
-        left = sum(self._demand(node).elastic for node in window)
+        left = Counter(self._demand(node).elastic for node in window)
         begun: list[Node] = []
         first: Node | None = None
         for node in window:
             if self._all_held() or (first is not None and self._overtaken[first.id] >= self._budget.cores):
                 break
             demand = self._demand(node)
-            share = self._elastic(demand, left) if demand.elastic else self._plain(demand)
+            fit = self._elastic if demand.elastic else self._plain
+            share = fit(demand, left[demand.elastic])
             if share is None:
                 first = first or node
                 self._overtaken.setdefault(first.id, 0)
                 continue
             if first is not None:
                 self._overtaken[first.id] += 1
-            left -= share.elastic
+            left[share.elastic] -= 1
             self._shares[node.id] = share
             self._held.add(share)
             begun.append(node)
@@ -143,7 +145,7 @@ class Allotter:
 
         Args:
             demand: of the node.
-            left: elastic nodes that are ready, itself among them: what is free is for all of them.
+            left: such nodes that are ready, itself among them: what is free is for all of them.
         """
         room = self._budget.cores + min(0, self._budget.beside - self._held.others) - self._held.elastic
         cores = min(math.ceil(room / left), math.floor(room))
@@ -155,11 +157,11 @@ class Allotter:
         cores = max(cores, 1)
         return Share(cores=cores, memory=int(min(cores * demand.memory, self._memory())), jobs=cores, elastic=True)
 
-    def _plain(self, demand: Demand) -> Share | None:
-        """Return what any other node gets; None if it has to wait. If nothing runs, it does not."""
+    def _plain(self, demand: Demand, left: int) -> Share | None:
+        """Return what any other node gets, likewise."""
         budget, held = self._budget, self._held
         room = min(budget.cores + budget.beside - held.cores, budget.cores - held.others)
         if self._shares and (demand.cores > room or demand.memory > self._memory()):
             return None
-        jobs = max(1, math.floor(budget.cores - held.cores))
+        jobs = max(1, math.floor((budget.cores - held.cores) / left))
         return Share(cores=min(demand.cores, budget.cores), memory=int(min(demand.memory, self._memory())), jobs=jobs)

@@ -116,8 +116,11 @@ def expand(
         if tools:
             planner.nodes.append(Node(stage="image", label=TOOLS, needs=(), cells=buildable))
         planner.fill("run", spec.product.version, buildable)
-    for image in dict.fromkeys(cell.image for cell in buildable):
-        planner.fill("image", image, tuple(cell for cell in buildable if cell.image == image))
+    by_image: dict[str, list[Cell]] = {}
+    for cell in buildable:
+        by_image.setdefault(cell.image, []).append(cell)
+    for image, of_image in by_image.items():
+        planner.fill("image", image, tuple(of_image))
     if emulated:
         of = tuple(c for c in buildable if c.group in emulated or _twin_label(c) in emulated)
         planner.nodes.append(Node(stage="image", label=EMULATOR, needs=(), cells=of))

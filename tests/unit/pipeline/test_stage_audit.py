@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import tarfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -21,7 +22,9 @@ from unit.helpers import Ending, FakeEngine, make_spec, make_workspace, members,
 
 from pikaforge.audit import audit as library
 from pikaforge.audit.audit_record import AuditRecord
+from pikaforge.audit.audit_result import AuditResult
 from pikaforge.audit.elf.code import code_digest
+from pikaforge.audit.isa import worker_pool
 from pikaforge.cpu import features
 from pikaforge.errors import EXIT_STAGE, AuditError, StageError
 from pikaforge.formats.manifest import BUILT_HERE
@@ -168,6 +171,24 @@ def test_a_good_tree_gives_a_verdict_that_is_kept(stage: Stage, workspace: Works
     assert fake.jobs == [], "the audit needs no container"
     names = sorted(path.name for path in workspace.store.root.iterdir() if not path.name.startswith(".uses-"))
     assert names == [".lock", "audit"], "and leaves nothing"
+
+
+@pytest.mark.parametrize(("jobs", "used"), [(1, 1), (3, 3), (64, 8)])
+def test_it_takes_no_more_processes_than_its_share(
+    jobs: int, used: int, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[int] = []
+    whole = library.audit_tree
+
+    def audit_tree(*args: Any, **more: Any) -> AuditResult:
+        found.append(worker_pool.cores())
+        return whole(*args, **more)
+
+    monkeypatch.setattr(library, "audit_tree", audit_tree)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    stage.workspace = replace(stage.workspace, jobs=jobs)
+    stage.run(program())
+    assert (found, worker_pool.cores()) == ([used], 8)
 
 
 def test_what_stands_on_a_verdict_is_all_that_it_says(stage: Stage) -> None:

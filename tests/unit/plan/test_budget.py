@@ -80,13 +80,19 @@ def test_a_compilation_gets_what_others_leave() -> None:
     assert again.share(node("c")).jobs == 2
 
 
+def test_others_share_what_is_free_when_they_begin() -> None:
+    assert begun(Budget(cores=8), ["a"], {}) == {"a": 8}
+    assert begun(Budget(cores=8), ["a", "b"], {}) == {"a": 4, "b": 7}
+    assert begun(Budget(cores=2), ["a", "b", "c", "d", "e"], {}) == dict.fromkeys("abcd", 1)
+
+
 def test_what_needs_more_than_there_is_runs_alone() -> None:
     large = Demand(cores=16, memory=64 * GIB)
     budget = Budget(cores=2, memory=GIB)
     allotter = Allotter(budget, demands({"a": large, "b": large}))
     a, b = node("a"), node("b")
     assert allotter.next([a, b], []) == [a]
-    assert allotter.share(a) == Share(cores=2, memory=GIB, jobs=2)
+    assert allotter.share(a) == Share(cores=2, memory=GIB, jobs=1)
     assert allotter.next([b], [a]) == []
     assert allotter.next([b], []) == [b]
 

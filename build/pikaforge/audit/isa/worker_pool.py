@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -128,6 +130,21 @@ class WorkerPool:
             ) from error
 
 
+_MOST: ContextVar[int] = ContextVar("most", default=0)
+"""CPUs that what runs in this thread may use; 0: all."""
+
+
+@contextmanager
+def at_most(workers: int) -> Iterator[None]:
+    """Let `cores` return no more than this, in this thread, until the block is left; 0: as many as there are."""
+    token = _MOST.set(workers)
+    try:
+        yield
+    finally:
+        _MOST.reset(token)
+
+
 def cores() -> int:
-    """Return the number of CPUs that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """Return the number of CPUs that this process may use, or as many as `at_most` allows."""
+    there = len(os.sched_getaffinity(0))
+    return min(there, _MOST.get() or there)
