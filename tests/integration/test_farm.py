@@ -74,7 +74,7 @@ def test_nodes_of_workers_that_die_or_are_stuck_are_made_by_others(
     workers = [cluster.worker(name) for name in ("one", "two", "three")]
     there = Containers(engine, cluster)
     with slow.tool.start(*_arguments(slow, cluster), env=cluster.env) as client:
-        until(lambda: client.over or len(there.now("compile")) == 3, "three workers compile", timeout=180)
+        until(lambda: client.over or len(there.now("compile")) == 3, "three workers compile", timeout=400)
         seen = [str(each.id) for each in there.now("compile")]
         workers[0].kill()
         workers[1].signal(signal.SIGSTOP)
@@ -85,7 +85,7 @@ def test_nodes_of_workers_that_die_or_are_stuck_are_made_by_others(
                 there.release(container)
             return client.over
 
-        until(released, "the third worker makes all", timeout=300)
+        until(released, "the third worker makes all", timeout=600)
         done = client.finish()
     assert done.returncode == 0, done.text
     assert all(slow.package(model).is_file() for model in MODELS)
@@ -99,15 +99,15 @@ def test_what_is_finished_outlives_a_scheduler_and_nothing_else_does(
     first = [cluster.worker(name) for name in ("one", "two", "three")]
     there = Containers(engine, cluster)
     with slow.tool.start(*_arguments(slow, cluster), env=cluster.env) as client:
-        until(lambda: client.over or len(there.now("compile")) == 3, "three workers compile", timeout=180)
+        until(lambda: client.over or len(there.now("compile")) == 3, "three workers compile", timeout=400)
         seen = [str(each.id) for each in there.now()]
         client.signal(signal.SIGINT)
         assert client.finish().returncode == 130
     assert there.gone(seen)
     with slow.tool.start(*_arguments(slow, cluster), env=cluster.env) as client:
-        until(lambda: client.over or len(there.now("compile")) == 3, "three workers compile again", timeout=180)
+        until(lambda: client.over or len(there.now("compile")) == 3, "three workers compile again", timeout=400)
         there.release(there.now("compile")[0])
-        client.wait_for(r"compile +\S+ done", timeout=120)
+        client.wait_for(r"compile +\S+ done", timeout=300)
         seen = [str(each.id) for each in there.now()]
         assert cluster.scheduler is not None
         cluster.scheduler.kill()
@@ -125,7 +125,7 @@ def test_what_is_finished_outlives_a_scheduler_and_nothing_else_does(
                 there.release(container)
             return client.over
 
-        until(released, "the rest is made", timeout=300)
+        until(released, "the rest is made", timeout=600)
         done = client.finish()
     assert done.returncode == 0, done.text
     assert len(done.lines(r"compile +\S+ is up to date")) == 1
@@ -166,7 +166,7 @@ def test_two_engines_are_as_two_hosts(
     client = docker.DockerClient(base_url=far.address, timeout=120)
     there = Containers(type(engine)(client), cluster)
     with slow.tool.start(*_arguments(slow, cluster), env=cluster.env) as build:
-        until(lambda: build.over or (here.now("compile") and there.now("compile")), "both engines compile", timeout=180)
+        until(lambda: build.over or (here.now("compile") and there.now("compile")), "both engines compile", timeout=400)
 
         def released() -> bool:
             for each in (here, there):
@@ -174,7 +174,7 @@ def test_two_engines_are_as_two_hosts(
                     each.release(container)
             return build.over
 
-        until(released, "all is made", timeout=300)
+        until(released, "all is made", timeout=600)
         done = build.finish()
     assert done.returncode == 0, done.text
     assert all(slow.package(model).is_file() for model in MODELS)

@@ -134,4 +134,10 @@ def why_ended(error: BaseException) -> HostError:
             where="--farm",
             hint="does it need more memory than a worker has? the logs of the workers say more",
         )
+    if type(error).__name__ == "NoValidWorkerError":
+        return HostError(
+            "no worker of the farm has what the node asks for",
+            where="--farm",
+            hint="start one that has (docs/farm.md lists what nodes ask for); with fewer --jobs, smaller ones will do",
+        )
     return HostError(f"a task of the farm has ended without a reply: {type(error).__name__}: {said}", where="--farm")

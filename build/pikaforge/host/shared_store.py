@@ -43,6 +43,9 @@ class SharedStore(Protocol):
             HostError: the run was interrupted.
         """
 
+    def summary(self) -> str:
+        """Return in words what went through the store since the last call; "" if nothing did."""
+
     def record(self, stage: str, key: str, *, facts: type[BaseModel], into: Path) -> Result | None:
         """Return a result without its large files, for who needs to know it and not to build on it.
 
@@ -59,9 +62,6 @@ class SharedStore(Protocol):
             FullDiskError: there is no room for it here.
             HostError: the run was interrupted.
         """
-
-    def summary(self) -> str:
-        """Return in words what went through the store since the last call; "" if nothing did."""
 
     def offer(self, result: Result, *, replace: bool = True) -> bool:
         """Put a result of the local store there; return whether it is there now.

@@ -16,7 +16,7 @@ from pikaforge.farm import node as nodes
 from pikaforge.farm.messages import ErrorRecord, NodeReply, NodeRequest
 from pikaforge.farm.resources import FarmSeen
 from pikaforge.host.workspace import Workspace
-from pikaforge.pipeline.stage import Request
+from pikaforge.pipeline.stage import Request, stage_of
 from pikaforge.plan.plan import Node
 
 COMPILE = "compile:debian12-sandybridge-none"
@@ -77,9 +77,12 @@ def test_cores_are_asked_for_by_compilations_and_a_cpu_by_smoke_tests(field: Fie
     field.seen = FarmSeen(cores=(4, 16), memory=(1 << 30, 8 << 30), targets=frozenset({"sandybridge"}))
     field.run()
     asked = {key.partition("-")[0]: asks for key, asks in field.cluster.submitted}
-    assert asked["compile"] == {"engine": 1, "cores": 2, "memory": 1 << 30}  # jobs of the workspace
-    assert asked["smoke"] == {"engine": 1, "cores": 0.5, "memory": 512 << 20, "cpu:sandybridge": 1}
-    assert asked["audit"] == {"engine": 1, "cores": 0.5, "memory": 256 << 20}
+    demands = {node.stage: stage_of(node).demand for node in field.plan.nodes}
+    assert asked["compile"] == {"engine": 1, "cores": 2, "memory": 1 << 30}, "no more memory than the smallest has"
+    assert asked["smoke"].pop("cpu:sandybridge") == 1
+    for stage in ("smoke", "audit", "package"):
+        demand = demands[stage]
+        assert asked[stage] == {"engine": 1, "cores": demand.cores, "memory": demand.memory}
 
 
 def test_a_failure_keeps_its_words_and_stops_what_needs_it(field: Field) -> None:

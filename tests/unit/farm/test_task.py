@@ -79,6 +79,8 @@ def test_the_room_does_not_import_the_package() -> None:
 def test_why_a_task_has_ended() -> None:
     lost = type("E", (Exception,), {"reason": "scheduler-connection-lost"})()
     assert isinstance(cluster.why_ended(lost), UnreachableError)
+    unmet = cluster.why_ended(type("NoValidWorkerError", (Exception,), {})("x"))
+    assert "no worker of the farm has what the node asks for" in unmet.message
     assert type(cluster.why_ended(ValueError("x\x1by"))) is HostError
     assert "\x1b" not in cluster.why_ended(ValueError("x\x1by")).message
 
