@@ -2,7 +2,7 @@
 
     python benchmarks/changed_patch.py [--model R620] [--out FOLDER]
 
-A patch of one line is added to the series of tests/products/redis, and redis is built with `--share-compiler-cache`.
+A patch of one line is added to the series of tests/products/redis, and redis is compiled with `--share-compiler-cache`.
 Then the line is changed. The new source is compiled with the same cache (warm), and with none (cold). The time is that
 of the stage compile: the container, the recipe, the files that go in and out, and what is recorded. The lines after
 that are changes that must compile nothing: a comment in the recipe, one in matrix.yaml, and a text of the packages.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import io
 import json
 import os
 import shutil
@@ -19,10 +20,17 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(HERE / "build")]
+
+from pikaforge.cli import arguments  # noqa: E402
+from pikaforge.cli.commands.bench_servers import compiled  # noqa: E402
+from pikaforge.cli.context import Context  # noqa: E402
+from pikaforge.cli.main import main as run_tool  # noqa: E402
+
 PRODUCT = HERE / "tests" / "products" / "redis"
 CHANGED = "src/lolwut5.c"
 """The file that the patch changes."""
@@ -41,28 +49,31 @@ def patch(product: Path, number: int) -> None:
     (product / "change.patch").write_text(text, encoding="utf-8")
 
 
-def build(product: Path, out: Path, model: str, *options: str) -> Mapping[str, float]:
-    """Build; return the seconds of each node that was made."""
-    argv = [sys.executable, "-m", "pikaforge", "build", model, "--os", "debian12", "--json", *options]
+def compile_it(product: Path, out: Path, model: str, option: str) -> float:
+    """Compile for a model, and do nothing more; return the seconds of the compilation."""
+    context = Context(arguments.parser().parse_args(words("build", product, out, model, option)))
+    engine = context.engine()
+    engine.verify()
+    [cell] = context.cells()
+    done = compiled(context, engine, [cell]).done
+    if done.errors:
+        raise SystemExit(str(done.errors[0]))
+    return done.outcomes[f"compile:{cell.group}"].seconds
+
+
+def to_compile(product: Path, out: Path, model: str) -> list[str]:
+    """Return the compilations that a build would make."""
+    said = io.StringIO()
+    with redirect_stdout(said):
+        run_tool([*words("plan", product, out, model), "--json"])
+    nodes = json.loads(said.getvalue())["nodes"]
+    return [node["label"] for node in nodes if node["stage"] == "compile" and not node["cached"]]
+
+
+def words(verb: str, product: Path, out: Path, model: str, *options: str) -> list[str]:
+    """Return the words of a command line."""
     places = ["--matrix", str(product / "matrix.yaml"), "--out", str(out), "--dist", str(out / "dist")]
-    environment = {**os.environ, "PYTHONPATH": str(HERE / "build")}
-    done = subprocess.run([*argv, *places], cwd=HERE, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise SystemExit(f"the build ended with {done.returncode}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
-    return dict(_made(done.stdout))
-
-
-def _made(events: str) -> Iterator[tuple[str, float]]:
-    for line in events.splitlines():
-        event = json.loads(line)
-        if event["event"] == "ended" and event["status"] == "done":
-            yield event["node"], event["seconds"]
-
-
-def compiled(made: Mapping[str, float]) -> float:
-    """Return the seconds of the only compilation."""
-    [seconds] = [seconds for node, seconds in made.items() if node.startswith("compile:")]
-    return seconds
+    return [verb, model, "--os", "debian12", *options, *places]
 
 
 def edit(file: Path, old: str, new: str) -> None:
@@ -86,18 +97,16 @@ def main() -> None:
         with (product / "series.yaml").open("a", encoding="utf-8") as series:
             series.write("  - file: change.patch\n")
         patch(product, os.getpid())  # a source that no run before has compiled
-        first = compiled(build(product, out, given.model, SHARED))
+        first = compile_it(product, out, given.model, SHARED)
         patch(product, -os.getpid())
-        warm = compiled(build(product, out, given.model, SHARED))
-        cold = compiled(build(product, out, given.model, NONE))
+        warm = compile_it(product, out, given.model, SHARED)
+        cold = compile_it(product, out, given.model, NONE)
         print(f"compile: {first:.1f} s with the cache as it was before, {cold:.1f} s cold, {warm:.1f} s warm")
         print(f"ratio: {cold / warm:.1f}", flush=True)
         edit(product / "recipe.sh", "mkdir -p", "# a comment\nmkdir -p")
-        print(f"a comment in the recipe makes: {sorted(build(product, out, given.model, NONE)) or 'nothing'}")
         edit(product / "matrix.yaml", "  recipe: recipe.sh", "  # a comment\n  recipe: recipe.sh")
-        print(f"a comment in matrix.yaml makes: {sorted(build(product, out, given.model, NONE)) or 'nothing'}")
         edit(product / "matrix.yaml", "summary: Database", "summary: A database")
-        print(f"another summary makes: {sorted(build(product, out, given.model, NONE)) or 'nothing'}")
+        print(f"comments and another summary compile: {to_compile(product, out, given.model) or 'nothing'}")
 
 
 if __name__ == "__main__":

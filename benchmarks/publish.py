@@ -1,12 +1,12 @@
 """Compare an incremental publication with bare `createrepo_c --update` on the same packages: CPU and wall time.
 
-    python benchmarks/publish.py [--sizes 500,1000,2000] [--add 20] [--rounds 3]
+    python benchmarks/publish.py [--sizes 500,1000,2000] [--add 20] [--rounds 3] [--createrepo PATH]
 
 Some packages are added to a repository of N packages. Bare createrepo_c makes new metadata of a folder. Publishing
 copies the packages, makes metadata with createrepo_c's library, checksums, a new generation with all files, the
 catalogue and the index page, and reads back what it has written. Both are repeated in turn on fresh copies, and the
-best of each is compared. The ratios are the result: times depend on the machine. The createrepo_c of the system is
-taken where there is one, because that of the Python package begins with the start of an interpreter.
+best of each is compared. The ratios are the result: times depend on the machine. Createrepo_c is the program of the
+Python package, which is the one that the tool's library comes with; `--createrepo` names another one.
 
 Nothing is signed, because GnuPG takes the same time for any number of packages; if PIKAFORGE_SIGNING_KEY names a key,
 that time is printed by itself.
@@ -39,7 +39,7 @@ from pikaforge.publish.diff import Item  # noqa: E402
 
 PAYLOAD = 100_000
 """Bytes of a package without its header."""
-SYSTEM = "/usr/bin/createrepo_c"
+CREATEREPO = str(Path(sys.executable).with_name("createrepo_c"))
 OPTIONS = ("--update", "--no-database", "--general-compress-type", "gz", "--quiet")
 
 
@@ -51,11 +51,6 @@ class Cost:
     """Seconds of this process and its children."""
     wall: float
     """Seconds."""
-
-
-def createrepo() -> str:
-    """Return the program that is compared with."""
-    return SYSTEM if os.access(SYSTEM, os.X_OK) else str(Path(sys.executable).with_name("createrepo_c"))
 
 
 def cost_of(work: Callable[[], object]) -> Cost:
@@ -76,12 +71,12 @@ def items(root: Root, names: Sequence[int]) -> list[Item]:
     return [root.shelf.item("1.0", name=f"demo{number}", content=chance.randbytes(PAYLOAD)) for number in names]
 
 
-def update(folder: Path) -> None:
+def update(program: str, folder: Path) -> None:
     """Make the metadata of a folder anew."""
-    subprocess.run([createrepo(), *OPTIONS, str(folder)], check=True, capture_output=True)
+    subprocess.run([program, *OPTIONS, str(folder)], check=True, capture_output=True)
 
 
-def measure(size: int, add: int, rounds: int, top: Path) -> tuple[Cost, Cost, float]:
+def measure(program: str, size: int, add: int, rounds: int, top: Path) -> tuple[Cost, Cost, float]:
     """Return the best costs of createrepo_c and of publishing, and the seconds of one more package with a signature."""
     root = in_folder(top)
     old, new = items(root, range(size)), items(root, range(size, size + add))
@@ -90,7 +85,7 @@ def measure(size: int, add: int, rounds: int, top: Path) -> tuple[Cost, Cost, fl
     plain.mkdir()
     for item in old:
         shutil.copy2(root.shelf.sources[item.place, item.artifact.path], plain)
-    update(plain)
+    update(program, plain)
     added = [root.shelf.sources[item.place, item.artifact.path] for item in new]
     bare: list[Cost] = []
     published: list[Cost] = []
@@ -100,7 +95,7 @@ def measure(size: int, add: int, rounds: int, top: Path) -> tuple[Cost, Cost, fl
         shutil.copytree(plain, copy, copy_function=shutil.copy2)
         for path in added:
             shutil.copy2(path, copy)
-        bare.append(cost_of(lambda: update(copy)))  # noqa: B023
+        bare.append(cost_of(lambda: update(program, copy)))  # noqa: B023
         shutil.rmtree(copy)
         again = in_folder(top / f"copy{number}")
         again.shelf = root.shelf
@@ -132,14 +127,15 @@ def main() -> None:
     parser.add_argument("--sizes", default="500,1000,2000")
     parser.add_argument("--add", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--createrepo", default=CREATEREPO, help="default: %(default)s")
     given = parser.parse_args()
     spec()
     yum.library()
-    print(f"compared with {createrepo()}")
+    print(f"compared with {given.createrepo}")
     print("packages  added   createrepo_c: CPU, wall      publish: CPU, wall   ratio: CPU  wall")
     for size in map(int, given.sizes.split(",")):
         with tempfile.TemporaryDirectory(prefix="pikaforge-bench-") as folder:
-            bare, made, signed = measure(size, given.add, given.rounds, Path(folder))
+            bare, made, signed = measure(given.createrepo, size, given.add, given.rounds, Path(folder))
         print(
             f"{size:>8}  {given.add:>5}       {bare.cpu:>6.3f} s  {bare.wall:>6.3f} s    {made.cpu:>6.3f} s  "
             f"{made.wall:>6.3f} s       {made.cpu / bare.cpu:>5.2f} {made.wall / bare.wall:>5.2f}"

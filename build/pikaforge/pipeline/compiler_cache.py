@@ -29,7 +29,7 @@ _RECORD = re.compile(rf"(?P<cache>none|sha256:[0-9a-f]{{64}})\n?(?P<shared>{SHAR
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cache:
+class CompilerCache:
     """The cache of a compilation."""
 
     name: str
@@ -38,7 +38,7 @@ class Cache:
     """Whether sources with other patches use it, too."""
 
 
-def of(workspace: Workspace, sources: Iterable[str], *, unpatched: Iterable[str] = ()) -> Cache:
+def of(workspace: Workspace, sources: Iterable[str], *, unpatched: Iterable[str] = ()) -> CompilerCache:
     """Return the cache of some sources.
 
     Args:
@@ -47,13 +47,13 @@ def of(workspace: Workspace, sources: Iterable[str], *, unpatched: Iterable[str]
         unpatched: what names the source without its patches; empty if there are no patches.
     """
     if not workspace.compiler_cache:
-        return Cache(name="")
+        return CompilerCache(name="")
     base = tuple(unpatched) if workspace.shares_cache else ()
     name = hashing.digest("\n".join([SHARED, *base] if base else sources))
-    return Cache(name=name, shared=bool(base))
+    return CompilerCache(name=name, shared=bool(base))
 
 
-def record(cache: Cache, folder: Path) -> Path:
+def record(cache: CompilerCache, folder: Path) -> Path:
     """Write the record of a cache into a folder; return its path."""
     path = folder / FILE
     kept = f"sha256:{cache.name}\n" if cache.name else f"{NONE}\n"

@@ -54,7 +54,7 @@ def test_what_was_made_with_a_shared_one_stays_among_those(shop: Workspace, tmp_
 
 
 def result(folder: Path, name: str | None, *, shared: bool = False) -> Result:
-    cache = compiler_cache.Cache(name=name or "", shared=shared)
+    cache = compiler_cache.CompilerCache(name=name or "", shared=shared)
     files = {} if name is None else {compiler_cache.FILE: compiler_cache.record(cache, folder)}
     return Result(stage="compile", key="k", identity="i", facts={}, files=files)
 

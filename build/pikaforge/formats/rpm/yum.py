@@ -1,19 +1,22 @@
 """Metadata of a yum repository, made by createrepo_c's library.
 
-Packages that the metadata before lists are taken from there, as `createrepo_c --update` does, but without their files:
-so a repository on a server is updated like one in a folder. Nothing depends on a clock or on who makes it: the same
-packages and revision give the same bytes.
+What the metadata before says of packages is taken from there, letter by letter, and their files are not needed: so a
+repository on a server is updated like one in a folder. Nothing depends on a clock or on who makes it: the same packages
+and revision give the same bytes.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol
 from xml.etree import ElementTree
+from xml.parsers import expat
+from xml.sax.saxutils import unescape
 
 from pikaforge.errors import PublishError
 from pikaforge.formats.rpm.rpm_file import RpmError, read_rpm
@@ -25,15 +28,19 @@ FOLDER = "repodata"
 POINTER = f"{FOLDER}/repomd.xml"
 NAMESPACE = "{http://linux.duke.edu/metadata/repo}"
 KINDS = ("primary", "filelists", "other")
+QUOTES = {"&quot;": '"', "&apos;": "'"}
 RPM_SETTINGS = Path("/usr/lib/rpm/rpmrc")
 
 
-class IndexedRpm(Protocol):
-    """A package as createrepo_c has it."""
+LIMIT = 1 << 30
+"""Bytes of a metadata file, unpacked. A package takes some 1 kB of the largest one."""
+OPENED, CLOSED = re.compile(rb"<package[\s/>]"), b"</package>"
+HREF = re.compile(rb'<location [^>]*?href="([^"]*)"')
+CHECKSUM = re.compile(rb'<checksum [^>]*?pkgid="YES"[^>]*>([^<]*)<')
+PACKAGE_ID = re.compile(rb'<package [^>]*?pkgid="([^"]*)"')
 
-    location_href: str
-    time_file: int
-    time_build: int
+Entry = Mapping[str, str]
+"""What each of the three files has of a package, by their kinds."""
 
 
 def library() -> ModuleType:
@@ -102,49 +109,81 @@ def metadata(
     """
     cr = library()
     with temporary_folder("yum") as folder, _write_errors(cr, folder):
-        known = _known(cr, before, Path(folder), {name for name, path in packages.items() if path is None})
+        known = _known(before, {name for name, path in packages.items() if path is None})
         for name, path in packages.items():
             if path is not None:
                 known[name] = _read(cr, name, path)
         return _write(cr, [known[name] for name in sorted(packages)], Path(folder), revision)
 
 
-def _known(cr: ModuleType, before: Mapping[str, bytes], folder: Path, wanted: Collection[str]) -> dict[str, IndexedRpm]:
+def _known(before: Mapping[str, bytes], wanted: Collection[str]) -> dict[str, Entry]:
     """Return what the metadata before says of packages, by location."""
-    found: dict[str, IndexedRpm] = {}
-    if wanted:
-        paths = {}
-        for kind in KINDS:
-            name = next((name for name in before if f"-{kind}.xml." in name), None)
-            if name is None:
-                raise PublishError(
-                    f"the metadata has no {kind}", where=FOLDER, hint="is the repository damaged? begin with a new root"
-                )
-            paths[kind] = folder / f"old-{name}"
-            paths[kind].write_bytes(before[name])
-        try:
-            for package in cr.PackageIterator(*(str(paths[kind]) for kind in KINDS)):
-                if package.location_href in wanted:
-                    found[package.location_href] = package
-        except (cr.CreaterepoCError, OSError) as error:
-            raise PublishError(f"the metadata cannot be read: {error}", where=FOLDER) from error
+    if not wanted:
+        return {}
+    parts = {kind: _entries(before, kind) for kind in KINDS}
+    by_id = {kind: {_found(PACKAGE_ID, part, kind): part for part in parts[kind]} for kind in KINDS[1:]}
+    found: dict[str, Entry] = {}
+    for part in parts["primary"]:
+        name, id_ = unescape(_found(HREF, part, "primary"), QUOTES), _found(CHECKSUM, part, "primary")
+        if name in wanted and all(id_ in by_id[kind] for kind in by_id):
+            entry = {"primary": part, **{kind: by_id[kind][id_] for kind in by_id}}
+            found[name] = {kind: text.decode() for kind, text in entry.items()}
     missing = sorted(set(wanted) - set(found))
     if missing:
         raise PublishError(f"the metadata does not know {missing[0]}, which it should name", where=FOLDER)
     return found
 
 
-def _read(cr: ModuleType, name: str, path: Path) -> IndexedRpm:
+def _entries(before: Mapping[str, bytes], kind: str) -> list[bytes]:
+    """Return what a metadata file has of each package.
+
+    It is well-formed XML without comments, sections of text and instructions, and no package is in another one. So an
+    entry that is written into other metadata is an entry there, whoever wrote it.
+
+    Raises:
+        PublishError: it is not, or there is no such file.
+    """
+    name = next((name for name in before if f"-{kind}.xml." in name), None)
+    if name is None:
+        raise PublishError(
+            f"the metadata has no {kind}", where=FOLDER, hint="is the repository damaged? begin with a new root"
+        )
+    try:
+        unpacker = zlib.decompressobj(wbits=31)
+        text = unpacker.decompress(before[name], LIMIT)
+        if unpacker.unconsumed_tail or not unpacker.eof:
+            raise ValueError("it is too large, or incomplete")
+        text.decode()
+        if b"<!" in text or text.count(b"<?") != 1:
+            raise ValueError("it has a document type, a comment or an instruction")
+        expat.ParserCreate().Parse(text, True)
+    except (zlib.error, expat.ExpatError, ValueError) as error:
+        raise PublishError(f"the metadata cannot be read: {error}", where=f"{FOLDER}/{name}") from error
+    parts = text.split(CLOSED)[:-1]  # a pattern for whole entries would take ten times as long
+    if len(parts) != len(OPENED.findall(text)) or not all(OPENED.search(part) for part in parts):
+        raise PublishError("the metadata has a package in a package", where=f"{FOLDER}/{name}")
+    return [b"%s%s\n" % (part[part.index(b"<package") :], CLOSED) for part in parts]
+
+
+def _found(pattern: re.Pattern[bytes], entry: bytes, kind: str) -> str:
+    found = pattern.search(entry)
+    if found is None:
+        raise PublishError(f"the metadata cannot be read: {kind} has a package without a name", where=FOLDER)
+    return found[1].decode()
+
+
+def _read(cr: ModuleType, name: str, path: Path) -> Entry:
     """Return what an RPM's headers say."""
     try:
         read_rpm(path)  # a file that is none is not given to a library in C
-        package: IndexedRpm = cr.package_from_rpm(str(path), location_href=name, changelog_limit=10)
+        package = cr.package_from_rpm(str(path), location_href=name, changelog_limit=10)
+        package.time_file = package.time_build  # the file's own time differs from copy to copy
+        dumps = {"primary": cr.xml_dump_primary, "filelists": cr.xml_dump_filelists, "other": cr.xml_dump_other}
+        return {kind: dumps[kind](package) for kind in KINDS}
     except RpmError as error:
         raise PublishError(error.message, where=str(path)) from error
     except (cr.CreaterepoCError, OSError) as error:
         raise PublishError(f"createrepo_c cannot read it: {error}", where=str(path)) from error
-    package.time_file = package.time_build  # the file's own time differs from copy to copy
-    return package
 
 
 @contextmanager
@@ -157,9 +196,7 @@ def _write_errors(cr: ModuleType, folder: Path) -> Iterator[None]:
         raise PublishError(f"createrepo_c cannot write the metadata: {error}", where=FOLDER) from error
 
 
-def _write(
-    cr: ModuleType, packages: Sequence[IndexedRpm], folder: Path, revision: int
-) -> tuple[dict[str, bytes], bytes]:
+def _write(cr: ModuleType, packages: Sequence[Entry], folder: Path, revision: int) -> tuple[dict[str, bytes], bytes]:
     """Return the metadata of packages: files by name, and repomd.xml.
 
     They are compressed by gzip, because yum of EL7 reads nothing newer. There are no databases: yum makes its own, and
@@ -175,7 +212,7 @@ def _write(
         xml = makers[kind](str(path), cr.GZ_COMPRESSION, stat)
         xml.set_num_of_pkgs(len(packages))
         for package in packages:
-            xml.add_pkg(package)
+            xml.add_chunk(package[kind])
         xml.close()
         record = cr.RepomdRecord(kind, str(path))
         record.load_contentstat(stat)
