@@ -76,7 +76,6 @@ need_tools() { # session: build, tests, or empty
     need cmake cmake cmake "asks the compiler wrapper what compilers know"
     need dpkg-source dpkg-dev '' "unpacks source packages that the tests build"
     need /usr/include/zlib.h zlib1g-dev zlib-devel "is linked by programs that the tests bundle"
-    need faketime faketime "$(epel libfaketime)" "sets the clock of a run back"
     need busybox busybox '' "has the smallest shell and tools that packages' scripts may meet"
     need lintian lintian '' "judges the DEBs that are made"
     need rpmlint rpmlint '' "judges the RPMs that are made"

@@ -44,7 +44,11 @@ class Cutter:
         with suppress(OSError):
             while True:
                 client, _ = self.listener.accept()
-                server = socket.create_connection(self.server)
+                try:
+                    server = socket.create_connection(self.server)
+                except OSError:  # as if it had been cut
+                    client.close()
+                    continue
                 with self._one:
                     self._open |= {client, server}
                 for ends in ((client, server), (server, client)):

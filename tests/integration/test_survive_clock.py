@@ -1,6 +1,6 @@
 """The clock is set back: what is there stays up to date, the bytes are the same, and locks are no older than they are.
 
-The tool's clock runs ahead by faketime(1), and the times of files with it; then it is what it is.
+The tool's clock runs ahead, and the times of files with it; then it is what it is.
 """
 
 from __future__ import annotations
@@ -17,16 +17,21 @@ from survival import TRACE, Survivor, digests
 from pikaforge.publish.sites.web_lock import parse
 
 YEAR = 365 * 86400
-FILE = "libfaketime.so.1"
+ROOT = Path(__file__).resolve().parents[2]
+AHEAD = f"""
+import time
+import time_machine
+time_machine.travel(time.time() + {YEAR}, tick=True).start()
+"""
 
 
 @pytest.fixture
-def ahead() -> dict[str, str]:
-    """The surroundings of a program whose clock is a year ahead."""
-    found = sorted(path for top in ("/usr/lib", "/usr/lib64") for path in Path(top).glob(f"**/faketime/{FILE}"))
-    if not found:
-        pytest.skip(f"{FILE} is not installed: the package faketime")
-    return {"LD_PRELOAD": str(found[0]), "FAKETIME": f"+{YEAR}", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+def ahead(tmp_path: Path) -> dict[str, str]:
+    """The surroundings of a run whose clock is a year ahead; Python reads sitecustomize.py when it starts."""
+    library = pytest.importorskip("time_machine")
+    (tmp_path / "sitecustomize.py").write_text(AHEAD)
+    places = (tmp_path, ROOT / "build", Path(library.__file__).parents[1])
+    return {"PYTHONPATH": os.pathsep.join(map(str, places))}
 
 
 def later(folders: Iterator[Path] | list[Path]) -> int:

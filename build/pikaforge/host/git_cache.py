@@ -192,6 +192,8 @@ class Cache:
             if done.status == 0 and self._keep(path, commit, keep):
                 return path
             failed = _failure(url, done) if done.status else None
+            if failed is not None:
+                self._free(path)  # git leaves its locks if it is killed
             if isinstance(failed, UnreachableError):
                 raise failed
         if done is not None and done.status != 0:
