@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pikaforge.audit.isa.scan_facts import FeatureHit
-    from pikaforge.audit.isa.swept.blocks import Block
+    from pikaforge.audit.isa.swept.blocks import CodeBlock
 
 
 def warm(given: Given) -> None:
@@ -78,7 +78,7 @@ class _Branches(NamedTuple):
     """Direct branches of a block."""
 
     owner: NDArray[np.intp]
-    """The place of the piece of each, in `Block.pieces`."""
+    """The place of the piece of each, in `CodeBlock.pieces`."""
     target: NDArray[np.int64]
     """Offsets."""
 
@@ -86,7 +86,7 @@ class _Branches(NamedTuple):
 class _BlockScan:
     """The scan of a block."""
 
-    def __init__(self, chunk: Chunk, data: Buffer, given: Given, block: Block) -> None:
+    def __init__(self, chunk: Chunk, data: Buffer, given: Given, block: CodeBlock) -> None:
         self._chunk, self._data, self._given, self._block = chunk, data, given, block
         self._known = tables(given.allowed)
         self._kinds = [chunk.kinds[index - chunk.first] for index in block.pieces.tolist()]

@@ -292,11 +292,7 @@ def read_graph(
     bounds = tuple((s.address, s.address + s.memory_size) for s in loads)
     found: dict[int, array[int]] = {}
     through = set()
-    work: Callable[[Chunk, tuple[tuple[int, int], ...]], Found] = references
-    if layout.type == ET_EXEC:
-        work = fixed_references
-    elif code.size >= QUICK_BYTES:
-        work = references_at_once
+    work = _reader(layout, code)
     boundaries = Boundaries(data, code)
     for part in pool.each(work, chunks(path, code), bounds):
         for index, addresses, on, numbers in part:
@@ -339,6 +335,13 @@ def read_graph(
         pointed=frozenset(data_named),
         stubs=stubs,
     )
+
+
+def _reader(layout: Layout, code: CodeMap) -> Callable[[Chunk, tuple[tuple[int, int], ...]], Found]:
+    """Return what reads the references of a file's code."""
+    if layout.type == ET_EXEC:
+        return fixed_references
+    return references_at_once if code.size >= QUICK_BYTES else references
 
 
 def _stubs(data: Buffer, layout: Layout) -> dict[int, int]:

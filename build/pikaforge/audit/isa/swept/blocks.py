@@ -35,7 +35,7 @@ def kinds_for(allowed: frozenset[str]) -> Kinds:
 
 
 @dataclass(slots=True, kw_only=True)
-class Block:
+class CodeBlock:
     """Some pieces of a chunk that lie behind each other in the file, but for tables and what is only padding."""
 
     base: int
@@ -121,7 +121,7 @@ class _Pieces:
                 self.live[number] = False
 
 
-def blocks(chunk: Chunk, data: Buffer, allowed: frozenset[str]) -> Iterator[Block]:
+def blocks(chunk: Chunk, data: Buffer, allowed: frozenset[str]) -> Iterator[CodeBlock]:
     """Yield the blocks of a chunk. Pieces longer than `PIECE_LIMIT` are in none; see `apart`."""
     pieces = _Pieces(chunk, data)
     carry = _Carry()
@@ -142,7 +142,7 @@ def apart(chunk: Chunk) -> frozenset[int]:
     return frozenset(n for n, (start, end) in enumerate(pairs, chunk.first) if end - start > PIECE_LIMIT)
 
 
-def _block(pieces: _Pieces, data: Buffer, live: Places, allowed: frozenset[str], carry: _Carry) -> Block:
+def _block(pieces: _Pieces, data: Buffer, live: Places, allowed: frozenset[str], carry: _Carry) -> CodeBlock:
     from iced_x86 import Decoder  # noqa: PLC0415
 
     base, offset = int(pieces.starts[live[0]]), int(pieces.offsets[live[0]])
@@ -168,7 +168,7 @@ def _block(pieces: _Pieces, data: Buffer, live: Places, allowed: frozenset[str],
     kinds = kinds_for(allowed)
     swept = kinds.look(raw, both, found, places, decoder)
     bounds = np.searchsorted(places, end)
-    block = Block(
+    block = CodeBlock(
         base=base,
         pieces=live + pieces.first,
         begin=begin,
@@ -210,7 +210,7 @@ def _covered(begin: Places, end: Places, size: int) -> NDArray[np.bool_]:
     return np.repeat(held, sizes)[:size]
 
 
-def _begin_behind(block: Block, continues: NDArray[np.bool_], bounds: Places) -> None:
+def _begin_behind(block: CodeBlock, continues: NDArray[np.bool_], bounds: Places) -> None:
     """Set where pieces begin that go on with the one before: an instruction of that may go over the cut."""
     for number in np.flatnonzero(continues).tolist():
         if bounds[number - 1]:
@@ -218,7 +218,7 @@ def _begin_behind(block: Block, continues: NDArray[np.bool_], bounds: Places) ->
             block.begin[number] = max(int(block.begin[number]), int(before + block.lengths[before]))
 
 
-def _examine(block: Block, allowed: frozenset[str]) -> NDArray[np.bool_]:
+def _examine(block: CodeBlock, allowed: frozenset[str]) -> NDArray[np.bool_]:
     """Decode what is odd, and mark the pieces that are unfit; return those in which a length is not known."""
     known = tables(allowed)
     broken = np.zeros(len(block.unfit), bool)
@@ -237,7 +237,7 @@ def _examine(block: Block, allowed: frozenset[str]) -> NDArray[np.bool_]:
     return broken
 
 
-def _cut_off(block: Block, bounds: Places, goes_on: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _cut_off(block: CodeBlock, bounds: Places, goes_on: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return whether the last instruction of a piece goes on behind the piece's end, where no cut is."""
     if not len(block.swept.places):
         return ~goes_on
@@ -245,7 +245,7 @@ def _cut_off(block: Block, bounds: Places, goes_on: NDArray[np.bool_]) -> NDArra
     return (last + block.lengths[last] > block.end) & ~goes_on
 
 
-def _pass_on(block: Block, continues: NDArray[np.bool_], broken: NDArray[np.bool_]) -> None:
+def _pass_on(block: CodeBlock, continues: NDArray[np.bool_], broken: NDArray[np.bool_]) -> None:
     """Mark the pieces that go on with one in which a length is not known."""
     for number in np.flatnonzero(continues).tolist():
         if broken[number - 1]:

@@ -44,7 +44,7 @@ NOPS, NO_OPERANDS = 0x90, 0x77
 """The opcodes of NOP, which REX makes another instruction, and of VZEROUPPER."""
 LOCK, ADDRESS, REPNE, REP = 0xF0, 0x67, 0xF2, 0xF3
 _ODD, _MORE, _OFFSET, _WIDE = 8, 64, 32, 4
-"""Bits of `_Tables.begin`. The lowest two are 1 behind 66, 2 behind F3, 3 behind F2."""
+"""Bits of `_KindTables.begin`. The lowest two are 1 behind 66, 2 behind F3, 3 behind F2."""
 _FULL = {0: (*range(0xD8, 0xE0), 0xC6, 0xC7), 1: (0x01, 0xAE, 0xC7, 0x1E), 2: (), 3: (0xF0,)}
 """Opcodes, by map, of which all of ModRM counts."""
 _ODD_OPCODES = {
@@ -63,7 +63,7 @@ _ODD_VEX = {
 _ODD_EVEX = (*range(0x90, 0x94), *range(0xA0, 0xA4), 0xC6, 0xC7)
 
 
-class _Tables(NamedTuple):
+class _KindTables(NamedTuple):
     begin: Bytes
     """By the first two bytes: the bits above."""
     prefix: NDArray[np.bool_]
@@ -82,7 +82,7 @@ class _Tables(NamedTuple):
 
 
 @lru_cache(maxsize=1)
-def _tables() -> _Tables:
+def _tables() -> _KindTables:
     prefix = np.zeros(256, bool)
     prefix[[*PREFIXES, *REX]] = True
     begin = np.zeros((256, 256), np.uint8)
@@ -105,7 +105,7 @@ def _tables() -> _Tables:
     odd[0] = True
     odd_evex = np.zeros(256, bool)
     odd_evex[[*_ODD_EVEX]] = True
-    return _Tables(begin.ravel(), prefix, legacy, vex.ravel(), odd.ravel(), odd_evex, len(modrm), modrm)
+    return _KindTables(begin.ravel(), prefix, legacy, vex.ravel(), odd.ravel(), odd_evex, len(modrm), modrm)
 
 
 def _reduced(modrm: NDArray[np.uint16]) -> NDArray[np.uint16]:

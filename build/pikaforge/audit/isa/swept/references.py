@@ -11,7 +11,7 @@ import numpy as np
 
 from pikaforge.audit.elf.layout import Buffer
 from pikaforge.audit.isa.opcodes import features_by_code
-from pikaforge.audit.isa.swept.blocks import Block, apart, blocks
+from pikaforge.audit.isa.swept.blocks import CodeBlock, apart, blocks
 from pikaforge.audit.isa.swept.kinds import IDLE
 from pikaforge.audit.isa.worker_pool import Chunk
 
@@ -54,7 +54,7 @@ def referred(
                 yield index, array("Q", addresses[borders[number] : borders[number + 1]].tobytes()), ends[number]
 
 
-def _ends(block: Block) -> list[int]:
+def _ends(block: CodeBlock) -> list[int]:
     """Return how each piece ends; -1 if it has no instructions but NOP and INT3. Odd endings make a piece unfit."""
     flows = np.full(len(block.pieces), NONE)
     busy = np.flatnonzero((block.swept.flags & IDLE) == 0)
@@ -67,7 +67,7 @@ def _ends(block: Block) -> list[int]:
     return flows.tolist()
 
 
-def _addresses(block: Block, bounds: tuple[tuple[int, int], ...]) -> tuple[NDArray[np.intp], NDArray[np.uint64]]:
+def _addresses(block: CodeBlock, bounds: tuple[tuple[int, int], ...]) -> tuple[NDArray[np.intp], NDArray[np.uint64]]:
     """Return the places of pieces, ascending, each with an address to which it refers."""
     swept, raw = block.swept, block.raw
     branches, targets = block.targets()
@@ -103,7 +103,7 @@ def _addresses(block: Block, bounds: tuple[tuple[int, int], ...]) -> tuple[NDArr
     return owner[new], addresses[new]
 
 
-def _of_odd(block: Block) -> Iterator[tuple[int, int]]:
+def _of_odd(block: CodeBlock) -> Iterator[tuple[int, int]]:
     """Yield the places of pieces with instructions that are odd, each with an address that one touches."""
     from iced_x86 import MemorySizeExt, Register  # noqa: PLC0415
 
