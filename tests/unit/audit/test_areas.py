@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from array import array
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from pikaforge.audit.allowed_features import of_baseline
 from pikaforge.audit.isa.area_facts import AreaGiven
 from pikaforge.audit.isa.areas import judge_areas
-from pikaforge.audit.isa.ranges import GAP
+from pikaforge.audit.isa.ranges import FUNCTION, GAP
 from pikaforge.audit.isa.worker_pool import Chunk
 
 START = 0x1000
@@ -32,3 +33,25 @@ def test_an_instruction_in_which_another_run_begins_is_not_lost(
     given = AreaGiven(of_baseline("x86_64"), array("Q"), array("Q", referred), 20, 8, held, held)
     [judged] = judge_areas(Chunk(str(path), 0, array("Q", [START]), ends, array("Q", [0]), bytes([GAP])), given)
     assert [(hit.feature, hit.count, hit.suspect) for hit in judged.hits] == [("avx2", 1, suspect)]
+
+
+SYMBOLS = struct.pack("<IBBHQQ", 0x008B67D1, 0x11, 0, 23, 0xA2C3780, 0) + struct.pack(
+    "<IBBHQQ", 0x021DE2C4, 0x12, 0, 14, 0x000008A1E8, 0x1000
+)
+"""Two symbols. The second one's name and type are an instruction of AVX2 by their bytes, and its value is a call."""
+
+
+@pytest.mark.parametrize(("formed", "led", "hits"), [(False, False, 1), (True, False, 0), (True, True, 1)])
+def test_tables_of_the_loader_are_code_only_where_something_leads(
+    formed: bool, led: bool, hits: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(24) + SYMBOLS + bytes(24))
+    end = START + 96
+    place = START + 24 + SYMBOLS.index(b"\xc4\xe2")
+    loaded = ((0, 1 << 24),)
+    certain = array("Q", [place] if led else [])
+    given = AreaGiven(of_baseline("x86_64"), certain, array("Q"), 34, 17, loaded, loaded, ((START, end),) * formed)
+    chunk = Chunk(str(path), 0, array("Q", [START]), array("Q", [end]), array("Q", [0]), bytes([FUNCTION]))
+    [judged] = judge_areas(chunk, given)
+    assert [hit.feature for hit in judged.hits] == ["avx2"] * hits

@@ -26,6 +26,9 @@ class AreaGiven(NamedTuple):
     """Ranges of addresses that may be executed."""
     loaded: tuple[tuple[int, int], ...]
     """Ranges of addresses that the file has."""
+    formed: tuple[tuple[int, int], ...] = ()
+    """Ranges with tables of the loader whose entries all have the form of such: code there is only what something leads
+    to."""
 
 
 @dataclass(slots=True)

@@ -130,7 +130,9 @@ class _Area:
         if self._gap:
             first = self._size - len(self._raw[: self._size].lstrip(PADDING))
             self._run(first, GAP_NEEDED, through=True)
-        ranges = [(0, self._size)] if self._gap else windows(self._raw, self._known.allowed, self._size)
+        formed = any(low <= self._start and self._end <= high for low, high in self._given.formed)
+        found = [] if formed or self._gap else windows(self._raw, self._known.allowed, self._size)
+        ranges = [(0, self._size)] if self._gap else found
         done = 0
         for low, high in ranges:
             done = self._sweep(max(low, done), high)

@@ -256,6 +256,7 @@ class _AreaSearch:
             referred_needed=REFERRED + ceil(log2(max(len(named), 1))),
             running=self._running(),
             loaded=tuple((s.address, s.address + s.memory_size) for s in loads),
+            formed=tuple(self._tables),
         )
 
     def _running(self) -> tuple[tuple[int, int], ...]:
