@@ -22,6 +22,7 @@ from pydantic import BaseModel
 from pikaforge.config.scalars import Strict
 from pikaforge.config.waiver import Waiver
 from pikaforge.host import own_files
+from pikaforge.host.watch import covered
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -49,7 +50,9 @@ def kept(path: Path, folder: Path, load: Callable[[Path], Model]) -> Model:
         return load(path)  # it knows why
     name = hashlib.sha256(f"{FORMAT} {load.__name__} {_tool()} {hashlib.sha256(text).hexdigest()}".encode()).hexdigest()
     file = f"{folder}/{name[:32]}{SUFFIX}"
-    if (body := own_files.read(file)) is not None and (found := _decoded(body, name)) is not None:
+    with covered():  # what is kept follows from the text and the tool, of which a watch knows already
+        body = own_files.read(file)
+    if body is not None and (found := _decoded(body, name)) is not None:
         return cast(Model, found)
     made = load(path)
     if path.read_bytes() == text:

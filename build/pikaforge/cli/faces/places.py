@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pikaforge.config import load, yaml_text
 from pikaforge.config.yaml_words import KeyPath
 from pikaforge.errors import ConfigError
 from pikaforge.pipeline.outcomes import NodeOutcome
@@ -28,6 +27,8 @@ class ConfigPlaces:
 
     def of(self, outcome: NodeOutcome) -> tuple[Path, int] | None:
         """Return the file and the line, from 1, of what a node that failed is made of; None if it cannot be read."""
+        from pikaforge.config import yaml_text  # noqa: PLC0415  # only a failure needs a reader of YAML
+
         try:
             series = self.series()
             entry = _patch(outcome, series) if series is not None else None
@@ -45,6 +46,8 @@ def _patch(outcome: NodeOutcome, series: Path) -> KeyPath | None:
     bad = next((p.name for p in facts.patches if p.state == CONFLICT), None) if facts is not None else None
     if bad is None:
         return None
+    from pikaforge.config import load  # noqa: PLC0415
+
     for place, entry in enumerate(load.load_series(series).patches):
         if bad == entry_name(entry) or (entry.quilt is not None and bad.startswith(patch_start(entry))):
             return "patches", place
