@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.dav import PROXIES, Fault, way_to
+from integration.dav import PROXIES, Fault, serving, way_to
 from integration.keys import Key, new_key
 from integration.object_server import ObjectServer, basic, object_server
 from limits import within
@@ -23,8 +25,10 @@ from pikaforge.config.shared_store import SharedStoreOptions
 from pikaforge.errors import ConfigError, HostError
 from pikaforge.host.hashing import digest
 from pikaforge.host.store import Result, Store
+from pikaforge.sharing.objects import ObjectError, ObjectStoreSettings
 from pikaforge.sharing.opening import opened
 from pikaforge.sharing.results import SharedResults
+from pikaforge.sharing.web import KIND
 
 KEY, OTHER = "0123456789abcdef0123456789abcdef", "f" * 32
 FILES: Mapping[str, bytes] = {
@@ -148,6 +152,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
                 bucket(s3, name)
                 url, environ, options = f"s3://{name}/pika", CLOUD, {"endpoint": s3}
             case "fsspec":
+                pytest.importorskip("fsspec", reason="the extra `store` has it")
                 (tmp_path / "shared").mkdir()
                 url = f"local://{tmp_path}/shared"
         yield lambda name, **more: Machine(tmp_path / name, url, {**environ, **more}, options)
@@ -313,6 +318,29 @@ def test_an_endless_object_is_given_up(tmp_path: Path) -> None:
         reader = Machine(tmp_path / "second", server.url)
         assert reader.take() is None
         assert "is larger than 8 MiB" in reader.notices[0]
+
+
+def test_a_server_that_sends_a_byte_now_and_then_is_given_up(tmp_path: Path) -> None:
+    over = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response_only(200)
+            self.send_header("Content-Length", "8000000")
+            self.end_headers()
+            with suppress(OSError):
+                while not over.wait(0.3):
+                    self.wfile.write(b"x")
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with serving(Handler) as url:
+        settings = ObjectStoreSettings(url=url, endpoint="", timeout=1.0, credentials=None, environ={})
+        web = KIND.open(settings)
+        with pytest.raises(ObjectError, match="the answer was cut off"):
+            within(120, lambda: web.download("x", tmp_path / "copy", size=1000))
+        over.set()
 
 
 def test_nobody_answers(tmp_path: Path, s3: str) -> None:

@@ -83,6 +83,8 @@ class InternalParameters(_StatementPart):
     source_date_epoch: int | None = Field(default=None, alias="sourceDateEpoch")
     compiler_caches: dict[str, str] | None = Field(default=None, alias="compilerCaches")
     """The compiler cache of each compilation, by stage: `none`, or `sha256:…` of the sources that it belongs to."""
+    shared_results: dict[str, str] | None = Field(default=None, alias="sharedResults")
+    """The shared store that a result was taken from, by stage: another machine has made it."""
     manifest: ManifestDigest | None = None
     """None for debug information."""
 
@@ -168,6 +170,8 @@ class Builder(_StatementPart):
     finished: str = ""
     compiler_caches: dict[str, str] = Field(default_factory=dict)
     """See `InternalParameters`; empty if it is not known."""
+    shared_results: dict[str, str] = Field(default_factory=dict)
+    """See `InternalParameters`; empty if everything was made here."""
 
 
 def builder_of(environ: Mapping[str, str]) -> Builder:
@@ -190,6 +194,7 @@ def builds_release(environ: Mapping[str, str]) -> bool:
 
 class _Caches(_StatementPart):
     compiler_caches: dict[str, str] | None = Field(default=None, alias="compilerCaches")
+    shared_results: dict[str, str] | None = Field(default=None, alias="sharedResults")
 
 
 class _RunDefinition(_StatementPart):
@@ -221,6 +226,7 @@ def builder_in(text: str) -> Builder | None:
         started=run.started or "",
         finished=run.finished or "",
         compiler_caches=predicate.definition.internal.compiler_caches or {},
+        shared_results=predicate.definition.internal.shared_results or {},
     )
 
 
@@ -279,6 +285,7 @@ def _internal(manifest: Manifest, manifest_sha256: str, builder: Builder) -> Int
         tried_target=manifest.tried.target if manifest.tried is not None else manifest.target,
         flags=manifest.flags,
         compiler_caches=builder.compiler_caches or None,
+        shared_results=builder.shared_results or None,
         image=manifest.image.name,
         allocator=manifest.allocator.name,
         source_date_epoch=manifest.source_date_epoch,

@@ -26,6 +26,14 @@ BLOCK = 1 << 16
 TRANSIENT = frozenset({408, 409, 423, 425, 429, *range(500, 600)}) - {501, 505, 507}
 """Statuses that may be other ones soon. A later try does not help against 501, 505 and 507."""
 PORTS = {"http": 80, "https": 443}
+TLS_REASONS = {
+    "WRONG_VERSION_NUMBER": "it does not speak TLS at this port",
+    "RECORD_LAYER_FAILURE": "it does not speak TLS at this port",
+    "HTTP_REQUEST": "it does not speak TLS at this port",
+    "UNSUPPORTED_PROTOCOL": "it speaks only versions of TLS that are too old",
+    "TLSV1_ALERT_PROTOCOL_VERSION": "it speaks no version of TLS that this machine speaks",
+}
+"""Plain words for reasons of OpenSSL."""
 
 Content = Path | bytes
 """What is sent: a file, or bytes."""

@@ -40,14 +40,6 @@ SHORT = 1 << 16
 """Bytes of a body that is not needed but is read, so that the connection can be used again."""
 FOLLOWED = ("GET", "HEAD")
 """Methods whose redirects are followed. A redirected PUT would write to a place that the user has not named."""
-TLS_REASONS = {
-    "WRONG_VERSION_NUMBER": "it does not speak TLS at this port",
-    "RECORD_LAYER_FAILURE": "it does not speak TLS at this port",
-    "HTTP_REQUEST": "it does not speak TLS at this port",
-    "UNSUPPORTED_PROTOCOL": "it speaks only versions of TLS that are too old",
-    "TLSV1_ALERT_PROTOCOL_VERSION": "it speaks no version of TLS that this machine speaks",
-}
-"""Plain words for reasons of OpenSSL."""
 
 T = TypeVar("T")
 
@@ -213,6 +205,10 @@ class Answer:
             return spent.increment(method, url, error=ProtocolError(str(cut)))
         except MaxRetryError:
             raise cut from None
+
+    def shut(self) -> None:
+        """End a read of the body that another thread is in; it raises CutError there."""
+        self._response.raw.shutdown()
 
     def drain(self) -> None:
         """Read a short body, so that the connection can be used again."""
@@ -387,7 +383,7 @@ def _tls_reason(error: Exception) -> str:
         if isinstance(inner, ssl.SSLCertVerificationError):
             return f"its certificate is not accepted: {inner.verify_message}"
         if isinstance(inner, ssl.SSLError) and inner.reason:
-            return TLS_REASONS.get(inner.reason, f"TLS fails: {inner.reason.lower().replace('_', ' ')}")
+            return http.TLS_REASONS.get(inner.reason, f"TLS fails: {inner.reason.lower().replace('_', ' ')}")
     return f"TLS fails: {_brief(error)}"
 
 

@@ -163,6 +163,8 @@ class Result:
     facts: Mapping[str, object]
     """As they are stored; `read` returns the model of them."""
     files: Mapping[str, Path]
+    origin: str = ""
+    """The shared store that it was taken from; empty if it was made here."""
 
     def read(self, model: type[Model]) -> Model:
         """Return the facts as the model that wrote them.
@@ -208,7 +210,14 @@ class Store:
             files = {name: folder / name for name in digests}
             if not all(path.is_file() for path in files.values()):
                 return None
-            result = Result(stage=stage, key=key, identity=str(record["identity"]), facts=facts, files=files)
+            result = Result(
+                stage=stage,
+                key=key,
+                identity=str(record["identity"]),
+                facts=facts,
+                files=files,
+                origin=str(record.get("origin", "")),
+            )
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
         return result, digests
@@ -282,7 +291,14 @@ class Store:
             shutil.rmtree(path, ignore_errors=True)
 
     def put(
-        self, stage: str, key: str, *, identity: str, facts: BaseModel | Mapping[str, object], files: Mapping[str, Path]
+        self,
+        stage: str,
+        key: str,
+        *,
+        identity: str,
+        facts: BaseModel | Mapping[str, object],
+        files: Mapping[str, Path],
+        origin: str = "",
     ) -> Result:
         """Store a result; its files are moved. A bad entry under the same key is replaced."""
         folder = self._folder(stage, key)
@@ -294,6 +310,7 @@ class Store:
                 "identity": identity,
                 "facts": facts.model_dump(mode="json") if isinstance(facts, BaseModel) else facts,
                 "files": {name: sha256(beside / name) for name in sorted(files)},
+                **({"origin": origin} if origin else {}),
             }
             (beside / RECORD).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
             beside.chmod(0o755)

@@ -142,8 +142,9 @@ class _DistWriter:
         return insert_in(self.workspace, tools=build, label=cell.id, folder=self.scratch)(job)
 
     def _built(self, outcomes: Sequence[NodeOutcome]) -> Builder:
-        """Return the builder of a cell, with the compiler caches that its compilations have used."""
-        return self.builder.model_copy(update={"compiler_caches": report.caches_of(outcomes)})
+        """Return the builder of a cell, with the compiler caches and the results of others that it has used."""
+        caches, shared = report.caches_of(outcomes), report.shared_of(outcomes)
+        return self.builder.model_copy(update={"compiler_caches": caches, "shared_results": shared})
 
     def _describe(
         self, path: Path, artifact: ArtifactRecord, manifest: Mapping[str, object], builder: Builder, *, written: bool
@@ -166,12 +167,13 @@ class _DistWriter:
 
 
 def _described(path: Path, builder: Builder) -> bool:
-    """Return whether SBOM and provenance of a package are there, and say which compiler caches were used."""
+    """Return whether SBOM and provenance of a package are there, and say which caches and shared results were used."""
     bill, statement = descriptions(path)
     if not bill.is_file() or not statement.is_file():
         return False
     named = builder_in(statement.read_text(encoding="utf-8", errors="replace"))
-    return named is not None and named.compiler_caches == builder.compiler_caches
+    wanted = (builder.compiler_caches, builder.shared_results)
+    return named is not None and (named.compiler_caches, named.shared_results) == wanted
 
 
 def sign(

@@ -214,6 +214,15 @@ def _stage(outcome: NodeOutcome, took: Mapping[tuple[str, str, str], tuple[float
     )
 
 
+def shared_of(outcomes: Sequence[NodeOutcome]) -> dict[str, str]:
+    """Return the shared store that results of a cell were taken from, by stage; nothing for what was made here.
+
+    Args:
+        outcomes: of the cell's nodes.
+    """
+    return {o.node.stage: o.result.origin for o in outcomes if o.result is not None and o.result.origin}
+
+
 def caches_of(outcomes: Sequence[NodeOutcome]) -> dict[str, str]:
     """Return the compiler cache of each compilation of a cell, by stage; nothing for what does not say.
 

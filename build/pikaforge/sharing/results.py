@@ -89,6 +89,11 @@ class SharedResults:
         self.counts = Counts()
 
     @property
+    def _origin(self) -> str:
+        """The store, as a provenance names it: without a path of this machine."""
+        return self.where if "://" in self.where else "a shared folder"
+
+    @property
     def writes(self) -> bool:
         """Whether results are put there."""
         return self._writes
@@ -132,7 +137,9 @@ class SharedResults:
             with into.scratch() as folder:
                 found = self._files(statement, folder)
                 _check_facts(found, facts, unfit)
-                result = into.put(stage, key, identity=found.identity, facts=found.facts, files=found.files)
+                result = into.put(
+                    stage, key, identity=found.identity, facts=found.facts, files=found.files, origin=self._origin
+                )
         except ObjectError as error:
             self._failed(f"{stage}/{key} cannot be read", error)
         except (_RefusedError, ListingError) as refused:
@@ -156,7 +163,14 @@ class SharedResults:
             files = {file.name: into / file.name for file in statement.files}
             with full_disk_errors(into):
                 files |= {file.name: self._file(file, into, path_of(stage, key)) for file in small}
-            found = Result(stage=stage, key=key, identity=statement.identity, facts=statement.facts, files=files)
+            found = Result(
+                stage=stage,
+                key=key,
+                identity=statement.identity,
+                facts=statement.facts,
+                files=files,
+                origin=self._origin,
+            )
             _check_facts(found, facts, lambda _result: "")
         except ObjectError as error:
             self._failed(f"{stage}/{key} cannot be read", error)

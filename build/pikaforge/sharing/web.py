@@ -8,7 +8,8 @@ Most of these show an upload when it is complete; where one does not, a reader f
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 
 RETRIES = Retries(tries=2, wait=process.pause)
 """Few: what cannot be had is made here."""
+SLOWEST = 1 << 17
+"""Bytes that have to come in a second."""
+PATIENCE = 3
+"""Times the seconds without an answer, for a body of any size."""
 MISSING = (404, 410)
 OF_ONE: Collection[ErrorKind] = ("cut", "size", "file")
 """Kinds of errors that another object need not have."""
@@ -61,13 +66,18 @@ class Web:
 
     def read(self, path: str, *, limit: int) -> bytes | None:
         """Return an object; None if there is none."""
-        return self._ask("GET", path, lambda answer: answer.body(limit), also=MISSING)
+
+        def body(answer: Answer) -> bytes:
+            with self._watched(answer, limit):
+                return answer.body(limit)
+
+        return self._ask("GET", path, body, also=MISSING)
 
     def download(self, path: str, into: Path, *, size: int) -> bool:
         """Copy an object to a file; return whether there is one."""
 
         def write(answer: Answer) -> bool:
-            with into.open("wb") as stream:
+            with into.open("wb") as stream, self._watched(answer, size):
                 for block in answer.blocks():
                     process.pause(0)
                     stream.write(block)
@@ -76,6 +86,17 @@ class Web:
             return True
 
         return bool(self._ask("GET", path, write, also=MISSING))
+
+    @contextmanager
+    def _watched(self, answer: Answer, size: int) -> Iterator[None]:
+        """End the read of a body that comes so slowly that the result is sooner made here."""
+        timer = threading.Timer(PATIENCE * self._timeout[1] + size / SLOWEST, answer.shut)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def size(self, path: str) -> int | None:
         """Return the bytes of an object; None if there is none, or if the server does not say it."""
