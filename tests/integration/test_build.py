@@ -122,6 +122,15 @@ def test_models_that_share_a_target_compile_once(built: Built) -> None:
     assert [name for name in one if one[name] != two[name]] == named
 
 
+def test_two_compilations_at_once_share_the_cores(built: Built) -> None:
+    """They are ready at the same moment, and three cores are for both."""
+    begun = [line.endswith("...") for line in built.done.lines("^compile ")]
+    assert begun == [True, True, False, False], "both begin before one ends"
+    stages = [stage for cell in reported(built.project.dist) for stage in cell["stages"]]
+    jobs = {stage["label"]: stage["jobs"] for stage in stages if stage["stage"] == "compile"}
+    assert sorted(jobs.values()) == [1, 2]
+
+
 def test_the_report_has_all_that_proves_the_packages(built: Built) -> None:
     cells = {cell["id"]: cell for cell in reported(built.project.dist)}
     assert list(cells) == [f"{model}-debian12-none" for model in ("R620", "R630", "R720")]

@@ -458,6 +458,7 @@ def test_what_this_machine_cannot_measure_is_refused_before_it_is_compiled(
     monkeypatch.setattr(DockerEngine, "verify", lambda _: None)
     monkeypatch.setattr(DockerEngine, "known_cpu_flags", lambda _: flags)
     monkeypatch.setattr(DockerEngine, "cores", asked)
+    monkeypatch.setattr(DockerEngine, "memory", asked)
     status, _, err = run("bench", "R620")
     if flags is None:
         assert (status, err) == (3, ASKED), "an engine elsewhere is known by its images only"

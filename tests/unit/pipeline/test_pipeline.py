@@ -729,7 +729,7 @@ def test_as_many_nodes_at_once_as_the_budget_has_room_for(workspace: Workspace) 
     report = pipe.execute(plan, Events())
     assert set(_statuses(report).values()) == {"done"}
     assert 1 < most["compile"] <= 2
-    assert 2 < most["all"] <= 4
+    assert 2 < most["all"] <= 5, "a compilation on one core leaves two for four others"
 
 
 # ---- views

@@ -115,6 +115,20 @@ def test_a_node_that_does_not_fit_is_not_overtaken_for_ever() -> None:
     assert waiting in begins
 
 
+@pytest.mark.parametrize("ready", [100, 10_000])
+def test_a_decision_looks_at_the_first_nodes_only(ready: int) -> None:
+    """So a run of ten thousand nodes takes a hundred times as long as one of a hundred, and not ten thousand times."""
+    asked: list[str] = []
+
+    def demand(each: Node) -> Demand:
+        asked.append(each.id)
+        return LIGHT
+
+    nodes = [node(f"n{number}") for number in range(ready)]
+    assert len(Allotter(Budget(cores=2), demand).next(nodes, [])) == 4
+    assert len(set(asked)) == 20
+
+
 # ---- whole runs
 
 

@@ -95,7 +95,8 @@ class Board:
         """Return the board as it is now, for the width that the terminal has now."""
         from rich.text import Text  # noqa: PLC0415  # only a terminal on which something runs needs it
 
-        shown = rows(self.state, self._columns(), self._signs)
+        columns, height = self._size()
+        shown = rows(self.state, columns or USUAL, self._signs, height)
         texts = [Text(writable(row.text, self._encoding), style=STYLES[row.style], no_wrap=True) for row in shown]
         return Text("\n", no_wrap=True, overflow="crop").join(texts)
 
@@ -147,10 +148,15 @@ class Board:
 
     def _columns(self) -> int:
         """Return the width that the terminal has now."""
+        return self._size()[0] or USUAL
+
+    def _size(self) -> tuple[int, int]:
+        """Return columns and lines that the terminal has now; 0 where it does not say."""
         try:
-            return os.get_terminal_size(self._stream.fileno()).columns or USUAL
+            found = os.get_terminal_size(self._stream.fileno())
         except (OSError, ValueError):
-            return USUAL
+            return 0, 0
+        return found.columns, found.lines
 
     def _print(self, shown: list[tuple[str, str]]) -> None:
         """Print lines above the board. Long ones are wrapped by the terminal, so that they are copied as they are."""

@@ -106,13 +106,25 @@ class BoardRow:
     style: RowStyle
 
 
-def rows(state: BoardState, columns: int, signs: Signs) -> list[BoardRow]:
-    """Return the rows for a terminal of a width. No row fills the last column: some terminals wrap then."""
+def rows(state: BoardState, columns: int, signs: Signs, lines: int = 0) -> list[BoardRow]:
+    """Return the rows for a terminal of a size. No row fills the last column: some terminals wrap then.
+
+    Args:
+        state: what is shown.
+        columns: of the terminal.
+        signs: what it can show.
+        lines: of the terminal; 0: as many as are needed. Where there are too few, the nodes that began last are counted
+            only.
+    """
     room = max(1, min(columns - 1, WIDEST))
     now = state.clock()
-    nodes = list(state.running.values())
+    running = list(state.running.values())
+    most = max(1, lines - 3) if lines else len(running)
+    nodes = running if len(running) <= most + 1 else running[:most]
     wide = max((width(one_line(node.title)) for node in nodes), default=0)
     shown = [BoardRow(text=_node(node, state, room, signs, wide=wide), style="running") for node in nodes]
+    if more := len(running) - len(nodes):
+        shown.append(BoardRow(text=cut(f"{INDENT}and {more} more", room, signs.cut), style="running"))
     totals = cut(_totals(state, now, room), room, signs.cut)
     return [*shown, BoardRow(text=totals, style="trouble" if state.failed or state.stopping else "totals")]
 

@@ -139,6 +139,18 @@ def test_a_node_that_was_never_run_ends_when_its_own_progress_says(clock: Clock)
     assert _texts(state)[0] == f"  compile  {GROUP}  ###.........  25%  0:30 end {end}"
 
 
+@pytest.mark.parametrize(
+    ("lines", "shown", "more"), [(0, 9, 0), (24, 9, 0), (11, 9, 0), (10, 7, 2), (4, 1, 8), (1, 1, 8)]
+)
+def test_a_board_is_no_higher_than_its_terminal(lines: int, shown: int, more: int, clock: Clock) -> None:
+    state = _state(clock)
+    for number in range(9):
+        state.take(started("compile", f"c{number}"))
+    found = [row.text for row in rows(state, 80, PLAIN, lines)]
+    assert [text.split()[1] for text in found[:shown]] == [f"c{number}" for number in range(shown)], "the oldest first"
+    assert found[shown:] == [*([f"  and {more} more"] if more else []), "9 running"]
+
+
 def test_totals(clock: Clock) -> None:
     state = _state(clock)
     state.take(opened(nodes=46, expected_seconds=None))
