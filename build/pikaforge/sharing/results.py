@@ -163,7 +163,14 @@ class SharedResults:
             files = {file.name: into / file.name for file in statement.files}
             with full_disk_errors(into):
                 files |= {file.name: self._file(file, into, path_of(stage, key)) for file in small}
-            found = Result(stage=stage, key=key, identity=statement.identity, facts=statement.facts, files=files)
+            found = Result(
+                stage=stage,
+                key=key,
+                identity=statement.identity,
+                facts=statement.facts,
+                files=files,
+                origin=self._origin,
+            )
             _check_facts(found, facts, lambda _result: "")
         except ObjectError as error:
             self._failed(f"{stage}/{key} cannot be read", error)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.sharing_parts import KEY, OTHER, Machine, MarkSeals, MemoryObjects, fails
+from unit.sharing_parts import KEY, OTHER, Built, Machine, MarkSeals, MemoryObjects, fails
 
 from pikaforge.errors import FullDiskError, ProgramError
 from pikaforge.host import disk, process
@@ -376,3 +376,28 @@ def test_an_interrupted_run_is_no_error_of_the_store(
     with pytest.raises(ProgramError, match="interrupted"):
         act()
     assert second.notices == []
+
+
+def test_a_record_has_the_small_files_only(tmp_path: Path) -> None:
+    objects = MemoryObjects()
+    one, two = Machine(tmp_path / "one", objects), Machine(tmp_path / "two", objects)
+    one.shared.offer(one.make("x" * 5000))
+    found = two.shared.record("compile", KEY, facts=Built, into=tmp_path / "records")
+    assert found is not None and found.read(Built).note == "made"
+    assert not found.files["tree.tar"].exists() and found.origin
+    one.shared.offer(one.make("small", key=OTHER, name="note"))
+    found = two.shared.record("compile", OTHER, facts=Built, into=tmp_path / "records")
+    assert found is not None and found.files["note"].read_text() == "small"
+    assert two.store.peek("compile", OTHER) is None, "nothing is stored here"
+
+
+def test_a_record_is_judged_as_a_result_is(tmp_path: Path) -> None:
+    objects = MemoryObjects()
+    one, two = Machine(tmp_path / "one", objects), Machine(tmp_path / "two", objects, seals=MarkSeals("", "trusted"))
+    one.shared.offer(one.make())
+    assert two.shared.record("compile", KEY, facts=Built, into=tmp_path / "records") is None
+    assert "it is not signed" in two.notices[-1]
+    assert two.shared.record("compile", OTHER, facts=Built, into=tmp_path / "records") is None
+    objects.fails["read"] = fails(ends=True)
+    three = Machine(tmp_path / "three", objects)
+    assert three.shared.record("compile", KEY, facts=Built, into=tmp_path / "records") is None
