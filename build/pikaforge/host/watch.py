@@ -20,6 +20,7 @@ PROGRAMS = frozenset(
 )
 IMPORTS = "<frozen "
 """Begin of the file names of Python's own machinery of imports. Modules are looked at as modules."""
+METADATA = "importlib/metadata/"
 CACHES = "__pycache__"
 OF_PROCESSES = ("/proc/", "/sys/", "/dev/")
 """Places without files that stay: what is read there is a doubt, unless it is known."""
@@ -157,4 +158,6 @@ def _reads(flags: int) -> bool:
 def _of_no_interest() -> bool:
     """Return whether the event that the hook is called for is of an import, or of the removal of a folder."""
     caller = sys._getframe(2).f_code
-    return caller.co_filename.startswith(IMPORTS) or "rmtree" in caller.co_name
+    # Looking for packages, Python lists all folders of modules, of which that of the call is one.
+    looks = METADATA in caller.co_filename and caller.co_name == "children"
+    return looks or caller.co_filename.startswith(IMPORTS) or "rmtree" in caller.co_name
