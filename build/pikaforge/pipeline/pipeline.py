@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import replace
 from functools import partial
-from typing import Self
+from typing import TYPE_CHECKING
 
 from pikaforge.errors import ForgeError, FullDiskError, HostError
 from pikaforge.host import hashing, process, watch
@@ -23,6 +23,9 @@ from pikaforge.pipeline.source import source
 from pikaforge.pipeline.stage import Inputs, Material, Request, RunContext, stage_of
 from pikaforge.plan.budget import BESIDE, Budget, Share
 from pikaforge.plan.plan import TOOLS_NODE, Node, Plan, common_part
+
+if TYPE_CHECKING:
+    from typing import Self  # from Python 3.11 on
 
 WAITS = "{} waits for another run, which makes the same"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol
 
 from pikaforge.host.store import Result
 from pikaforge.pipeline.outcomes import Events, NodeOutcome, Report
@@ -13,6 +13,9 @@ from pikaforge.pipeline.stage import stage_of
 from pikaforge.plan.budget import Allotter, Budget, Demand, Share
 from pikaforge.plan.plan import Node, Plan
 from pikaforge.plan.schedule import Blocking, Queue
+
+if TYPE_CHECKING:
+    from typing import Self  # from Python 3.11 on
 
 LEAST = 0.25
 """Cores that a node holds at least: no more threads are needed than nodes with so few."""
