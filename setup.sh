@@ -81,6 +81,7 @@ need_tools() { # session: build, tests, or empty
     need rpmlint rpmlint '' "judges the RPMs that are made"
     need rpm rpm '' "reads the RPMs that rpmlint judges"
     [[ $(os_release ID) != debian ]] || need chromium chromium '' "opens the pages that the tests look at"
+    need jq jq "$(epel jq)" "reads events and reports, as commands of the pages do"
     need zsh zsh zsh "is a shell in which completion is tested"
     need man man-db man-db "renders the man page"
     need mandoc mandoc '' "checks the man page"

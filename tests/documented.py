@@ -24,13 +24,10 @@ RUN_BY: dict[tuple[str, str], str] = {
     ("CONTRIBUTING.md", "Set up"): "tests/integration/test_workflows.py::test_the_tests_job_runs_tests",
     ("README.md", "Two commands"): "tests/integration/test_bare_machine.py::test_it_builds_the_same_bytes",
     ("docs/air-gap.md", WHOLE): "tests/integration/test_air_gap.py::test_the_sample_with_its_images",
-    ("docs/doctor.md", WHOLE): "tests/integration/test_doctor.py::test_for_people",
     ("docs/pipelines.md", WHOLE): "tests/integration/test_workflows.py::test_every_run_line_was_run_here",
     ("docs/shared-store.md", WHOLE): "tests/integration/test_shared_builds.py::test_a_dead_store_stops_no_build",
     ("docs/selecting.md", "Completion"): "tests/integration/test_completion.py::test_what_is_completed",
     ("docs/selecting.md", "The man page"): "tests/integration/test_manual.py::test_man_has_no_warning",
-    ("docs/terminal.md", WHOLE): "tests/integration/test_terminal_builds.py"
-    "::test_the_events_of_a_build_that_fails_and_the_lines_that_reproduce_it",
     ("docs/github.md", WHOLE): "tests/integration/test_workflows.py::test_every_run_line_was_run_here",
     ("docs/first-build.md", "From a tarball"): "tests/integration/test_operate_docs.py"
     "::test_the_sections_about_one_instance",

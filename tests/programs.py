@@ -21,8 +21,8 @@ PROGRAMS = frozenset({
     # of setup.sh
     "git", "gpg", "gpgconf", "gpg-connect-agent", "gpgv", "openssl", "python3", "zstd",
     # of setup.sh for tests
-    "busybox", "c++", "c++filt", "cc", "ccache", "chromium", "cmake", "dpkg-source", "g++", "gcc", "lintian", "make",
-    "man", "mandoc", "node",
+    "busybox", "c++", "c++filt", "cc", "ccache", "chromium", "cmake", "dpkg-source", "g++", "gcc", "jq", "lintian",
+    "make", "man", "mandoc", "node",
     "objcopy", "objdump", "patchelf", "podman", "readelf", "rpmlint", "shellcheck", "strip", "xz", "zsh",
 })
 # fmt: on

@@ -131,7 +131,7 @@ sys.exit(subprocess.run(sys.argv[1:]).returncode)
 RECORD = r"""printf -v call '%s\037' "${0##*/}" "$@"; printf '%s\036' "$call" >>"$SANDBOX/calls" """
 PACKAGES = ["git", "tar", "gzip", "mmdebstrap", "gpg", "gpgv", "gpg-agent", "zstd", "iptables"]
 JUDGES = ["lintian", "rpmlint", "rpm"]
-PAGES = ["zsh", "man", "mandoc"]
+PAGES = ["jq", "zsh", "man", "mandoc"]
 TEST_PACKAGES = [
     "shellcheck", "patchelf", "ccache", "gcc", "g++", "make", "cmake", "dpkg-source", "busybox", *JUDGES, "chromium",
     *PAGES,
@@ -855,7 +855,7 @@ def test_tests_get_their_tools(machine: Machine) -> None:
     assert done.returncode == 0, done.stderr
     tools = ["shellcheck", "patchelf", "ccache", "gcc", "g++", "make", "cmake", "dpkg-dev", "zlib1g-dev", "busybox"]
     assert machine.installed() == [
-        [*tools, *JUDGES, "chromium", "zsh", "man-db", "mandoc", "nodejs", *PODMAN, *ROOTLESS]
+        [*tools, *JUDGES, "chromium", "jq", "zsh", "man-db", "mandoc", "nodejs", *PODMAN, *ROOTLESS]
     ]
     assert machine.calls("nox")[-1] == ["nox", "-s", "tests", "--", "-k", "one or two"]
 
@@ -871,7 +871,8 @@ def test_el_gets_test_tools_where_they_are_offered(machine: Machine, epel: bool)
     done = machine.run("tests")
     assert done.returncode == 0, done.stderr
     extra = ["ShellCheck", "patchelf", "ccache"] if epel else []
-    assert machine.installed() == [[*extra, "gcc", "gcc-c++", "make", "cmake", "zsh", "man-db", "nodejs"]]
+    reader = ["jq"] if epel else []
+    assert machine.installed() == [[*extra, "gcc", "gcc-c++", "make", "cmake", *reader, "zsh", "man-db", "nodejs"]]
 
 
 def test_ci_runs_the_tests_and_expects_an_engine(machine: Machine) -> None:

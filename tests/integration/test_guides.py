@@ -6,12 +6,14 @@ it is written. The fragments of YAML in a guide are put into the project's confi
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +22,7 @@ import documented
 import pytest
 import yaml
 
-from pikaforge.errors import EXIT_CONFIG
+from pikaforge.errors import EXIT_CONFIG, EXIT_DONE, EXIT_HOST
 
 if TYPE_CHECKING:
     from conftest import Done, Project
@@ -49,18 +51,20 @@ class Guide:
     def folder(self) -> Path:
         return self.project.folder
 
-    def run(self, lines: Iterable[str], *, statuses: Mapping[str, int] | None = None) -> list[str]:
-        """Run commands, and return what each has printed; `statuses` has those that must end with another than 0."""
-        return [self.line(re.sub(r"\s+# .*", "", line), (statuses or {}).get(line, 0)) for line in lines]
+    def run(self, lines: Iterable[str], *, statuses: Mapping[str, Collection[int]] | None = None) -> list[str]:
+        """Run commands, and return what each has printed; `statuses` has those that may end with another than 0."""
+        return [self.line(re.sub(r"\s+# .*", "", line), (statuses or {}).get(line, (EXIT_DONE,))) for line in lines]
 
-    def line(self, line: str, wanted: int = 0) -> str:
+    def line(self, line: str, wanted: Collection[int] = (EXIT_DONE,)) -> str:
         """Run a command."""
         env = dict(self.env)
         while found := SETTING.match(line):
             name, _, value = found[0].partition("=")
             env[name], line = value, line[found.end() :].lstrip()
+        line, pipe, reader = line.partition(" | ")
         words = self.words(line)
         if words is None:
+            line += pipe + reader
             done = subprocess.run(
                 ["sh", "-ec", line],
                 cwd=self.folder, env={**os.environ, **env}, capture_output=True, text=True, check=False, timeout=300,
@@ -69,7 +73,11 @@ class Guide:
         else:
             ran: Done = self.project.tool(*words, *self.project.places, env=env, cwd=self.folder)
             status, text = ran.returncode, ran.text
-        assert status == wanted, f"$ {line}\n{text}"
+            if reader and status in wanted:
+                text = subprocess.run(
+                    ["sh", "-ec", reader], input=ran.stdout, capture_output=True, text=True, check=True, timeout=60
+                ).stdout
+        assert status in wanted, f"$ {line}\n{text}"
         return text
 
     def words(self, line: str) -> list[str] | None:
@@ -156,9 +164,32 @@ def test_reports_are_put_on_one_page(guide: Guide) -> None:
         assert "R620-debian12-none" in page.read_text(encoding="utf-8")
 
 
+def test_a_script_reads_the_events(guide: Guide) -> None:
+    (sums,) = guide.run(documented.commands("docs/terminal.md", "Events"))
+    lines = sums.splitlines()
+    assert lines
+    for line in lines:
+        digest, _, name = line.partition("  ")
+        assert hashlib.sha256((guide.folder / name).read_bytes()).hexdigest() == digest
+
+
+def test_a_machine_is_looked_at(guide: Guide) -> None:
+    lines = documented.commands("docs/doctor.md", "What a machine lacks")
+    # Whether the source can be reached is a fact of the machine that runs this.
+    statuses = dict.fromkeys(lines, (EXIT_DONE, EXIT_HOST))
+    own, every, sample, host, for_scripts = guide.run(lines, statuses=statuses)
+    assert re.search(r"^ok +configuration +matrix.yaml: ", own, re.MULTILINE)
+    assert "debian11: " in every
+    assert re.search(r"^LACKING +source ", sample, re.MULTILINE) is None
+    assert "storage driver" in own
+    assert "storage driver" not in host
+    found = {each["check"] for each in json.loads(for_scripts)["findings"]}
+    assert found >= {"configuration", "engine", "disk", "source"}
+
+
 def test_publish_again_promote_and_go_back(guide: Guide) -> None:
     lines = documented.commands("docs/publishing.md", "Commands")
-    dry, again, promoted, back = guide.run(lines, statuses={lines[3]: EXIT_CONFIG})
+    dry, again, promoted, back = guide.run(lines, statuses={lines[3]: (EXIT_CONFIG,)})
     assert "everything is there already" in dry + again
     assert "this was a dry run" in promoted
     assert not (guide.folder / "repo-stable").exists()
