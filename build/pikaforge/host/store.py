@@ -36,6 +36,8 @@ BEGIN = 180
 """Bytes of a file's name in the temporary name, which may have 255 (NAME_MAX) with run id and random letters."""
 NEW = ".new-"
 """Begin of the name of an entry that is being written or removed. The run id comes behind it."""
+USED = ".used-"
+"""Begin of the name of an entry's mark; see `mark_of`."""
 MAKING = ".making-"
 """Begin of the name of the lock of a result that is being made."""
 PATIENCE = 1.0
@@ -178,6 +180,11 @@ def _is_at(lock: IO[bytes], path: Path) -> bool:
     return os.path.samestat(os.fstat(lock.fileno()), there)
 
 
+def mark_of(entry: Path) -> Path:
+    """Return the file whose time is that of the last use of an entry. The entry itself never changes."""
+    return entry.with_name(f"{USED}{entry.name}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """The result of a stage: facts and files."""
@@ -272,7 +279,7 @@ class Store:
         if not self._uses.known(stage, key):
             with locked(self.root / ".lock"):
                 self._uses.add(stage, key)
-        os.utime(self._folder(stage, key) / RECORD)
+        mark_of(self._folder(stage, key)).touch()
 
     def verified(self, stage: str, key: str) -> tuple[Result | None, str]:
         """Return the entry as `get` does, without using it."""
@@ -372,6 +379,7 @@ class Store:
         """Remove an entry."""
         with suppress(HostError):
             remove(self._folder(stage, key))
+            remove(mark_of(self._folder(stage, key)))
 
     def sweep(self) -> int:
         """Remove incomplete results of runs that have ended; return how many those were."""

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from pikaforge.host.run_id import RunId
-from pikaforge.host.store import NEW, RECORD, Store, locked, remove
+from pikaforge.host.store import NEW, RECORD, Store, locked, mark_of, remove
 from pikaforge.host.store_uses import used
 
 
@@ -61,8 +61,11 @@ def _folders(root: Path) -> Iterator[Path]:
 
 
 def _last_used(folder: Path) -> float:
-    record = folder / RECORD
-    return (record if record.is_file() else folder).stat().st_mtime
+    made = next((path for path in (folder / RECORD, folder) if path.exists()), folder).stat().st_mtime
+    try:
+        return max(made, mark_of(folder).stat().st_mtime)
+    except FileNotFoundError:  # nobody has used it since
+        return made
 
 
 def prune(store: Store, *, keep: int | None = None, older: float | None = None) -> Removal:
@@ -119,5 +122,6 @@ def _removed(store: Store, entry: StoredEntry, *, unless: Callable[[Path], bool]
         if entry.name in used(store.root) or unless(folder):
             return False
         folder.rename(beside)
+        remove(mark_of(folder))
     remove(beside)
     return True
