@@ -146,6 +146,7 @@ IMPORT = r"^\s*(import|from)\s+{}\b"
                 "audit/elf/dwarf.py",
                 "audit/isa/areas.py",
                 "audit/isa/doubtful.py",
+                "formats/rpm/yum.py",
             },
         ),
     ],

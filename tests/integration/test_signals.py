@@ -20,13 +20,13 @@ TOOL = """
 import signal, sys
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from pikaforge.cli import main
+from pikaforge.cli import call, main
 from pikaforge.host import process
 def verb(context):
     print("begun", flush=True)
     process.run(["sh", "-c", "sleep 600 & sleep 600"])
     return 0
-main._verb = lambda name: verb
+call._verb = lambda name: verb
 sys.exit(main.main(["matrix"]))
 """
 AT_THE_START = """
@@ -128,7 +128,7 @@ def test_at_any_moment_of_the_start(
 def start_inside_of(call: str) -> str:
     """The tool, with a signal to itself as soon as it has started a program in this way."""
     text = TOOL.replace('process.run(["sh", "-c", "sleep 600 & sleep 600"])', call)
-    return text.replace("main._verb =", AT_THE_START + "main._verb =")
+    return text.replace("call._verb =", AT_THE_START + "call._verb =")
 
 
 CALLS = {

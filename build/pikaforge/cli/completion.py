@@ -40,8 +40,8 @@ KINDS = {
 """Kinds of names, by an argument's name in help pages, or by that of its value where it is `NAME`."""
 OTHER_SESSIONS = ("tool", "tests", "lint", "docs")
 """Those of nox that are no verb."""
-FREE = frozenset({"N", "S", "F", "K/N", "LIST", "SIZE", "VERSION", "FROM→TO"})
-"""Arguments that nobody can complete: numbers, sizes, versions and lists."""
+FREE = frozenset({"N", "S", "F", "K/N", "LIST", "SIZE", "URL", "VERSION", "FROM→TO"})
+"""Arguments that nobody can complete: numbers, sizes, versions, lists and addresses."""
 
 
 def kind_of(action: argparse.Action) -> str:

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from pikaforge import errors
 from pikaforge.config.scalars import Name, Strict
 from pikaforge.errors import AnswerError, ConfigError, ForgeError, HostError, StageError, StageFailure
-from pikaforge.host.text import clean
+from pikaforge.host.text import clean, size_text
 
 LIMIT = 64 << 20
 """Bytes of a text. The facts of a failed audit are the largest part of one."""
@@ -145,7 +145,7 @@ def parse(model: type[Message], text: object, *, of: str) -> Message:
         AnswerError: it has another form.
     """
     if not isinstance(text, str) or len(text) > LIMIT:
-        raise AnswerError(f"{clean(of)} has sent no text of at most {LIMIT >> 20} MiB")
+        raise AnswerError(f"{clean(of)} has sent no text of at most {size_text(LIMIT)}")
     try:
         return model.model_validate_json(text)
     except ValidationError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from distributed.diagnostics.plugin import WorkerPlugin
@@ -10,9 +11,13 @@ from pikaforge.errors import HostError
 from pikaforge.farm import resources
 from pikaforge.farm.task import WISHES
 from pikaforge.host.docker import DockerEngine
+from pikaforge.host.text import printable
 
 if TYPE_CHECKING:
     from distributed import Worker
+
+LOG = logging.getLogger("distributed.worker")
+"""A worker's log, which Dask shows."""
 
 
 class NodePlugin(WorkerPlugin):
@@ -48,7 +53,8 @@ async def dask_setup(worker: Worker) -> None:
     try:
         found = has()
     except HostError as error:
-        print("\n".join(error.lines()))  # noqa: T201  # a worker's log
+        for line in error.lines():
+            LOG.error("%s", printable(line))
         found = {}
     for name, amount in found.items():
         worker.state.total_resources.setdefault(name, amount)

@@ -49,7 +49,7 @@ SECONDS = re.compile(r"read timeout=([0-9.]+)")
 OK = 200
 """HTTP status of an answer that is what was asked for."""
 PROBE = 5.0
-"""Seconds for an engine to say that it is there, after a call that it did not answer."""
+"""Seconds for an engine to say that it is there: after a call that it did not answer, and before the SDK is imported."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -282,7 +282,7 @@ class EngineConnection:
                 # Podman takes half a second to say its version, so only the first client asks.
                 client = sdk.from_env(timeout=QUESTION, version=self._version, environment=variables)
             except (sdk.errors.DockerException, *over_ssh) as error:
-                raise _no_engine(error) from error
+                raise (_no_engine(error) if self._facts is None else _lost(error, "")) from error
             self._version = client.api.api_version
             self._local.calls = EngineCalls(client.api)
             self._local.client = client
@@ -306,7 +306,7 @@ class EngineConnection:
         if not where.startswith(engine_socket.UNIX):
             return None
         try:
-            status, answer = engine_socket.get(where, path)
+            status, answer = engine_socket.get(where, path, seconds=PROBE)
         except engine_socket.EngineSilentError:
             return None
         if model is not None and (seen := watch.current()) is not None:

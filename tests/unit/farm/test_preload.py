@@ -52,7 +52,7 @@ def test_the_command_line_comes_before_it() -> None:
 
 
 def test_a_machine_without_an_engine_gets_no_nodes(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(_: DockerEngine) -> None:
         raise EngineError("no engine answers", hint="start it")
@@ -61,7 +61,7 @@ def test_a_machine_without_an_engine_gets_no_nodes(
     worker = _worker()
     asyncio.run(preload.dask_setup(worker))
     assert worker.state.total_resources == {}
-    assert "no engine answers" in capsys.readouterr().out
+    assert "no engine answers" in caplog.text
 
 
 def test_the_plugin_says_what_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
