@@ -154,6 +154,7 @@ def test_an_engine_that_is_stopped_does_not_hold_a_sweep(
 ) -> None:
     monkeypatch.setattr(connection, "PROBE", 0.5)
     there.verify()
+    there.caches()  # by the SDK, which asks for the engine's version first
     with monkeypatch.context() as patch:
         patch.setattr(engine_calls, "LIMITS", ())
         patch.setattr(engine_calls, "WORK", 1.0)

@@ -49,7 +49,7 @@ SECONDS = re.compile(r"read timeout=([0-9.]+)")
 OK = 200
 """HTTP status of an answer that is what was asked for."""
 PROBE = 5.0
-"""Seconds for an engine to say that it is there: after a call that it did not answer, and before the SDK is imported."""
+"""Seconds for an engine to say that it is there: after a call without an answer, and before the SDK is imported."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
