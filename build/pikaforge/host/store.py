@@ -182,7 +182,7 @@ def _is_at(lock: IO[bytes], path: Path) -> bool:
 
 def mark_of(entry: Path) -> Path:
     """Return the file whose time is that of the last use of an entry. The entry itself never changes."""
-    return entry.with_name(f"{USED}{entry.name}")
+    return entry.parent.with_name(f"{USED}{entry.parent.name}-{entry.name}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

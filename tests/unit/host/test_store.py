@@ -29,7 +29,7 @@ def _put(store: Store, folder: Path, text: str = "content", *, identity: str = "
 
 
 def _left(store: Store) -> list[str]:
-    names = (path.name for path in store.root.iterdir() if not path.name.startswith(".uses-"))
+    names = (path.name for path in store.root.iterdir() if not path.name.startswith((".uses-", ".used-")))
     return sorted(name for name in names if name not in ("compile", ".lock"))
 
 
