@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
+from concurrent.futures import Future
 
 from pydantic import ValidationError
 
@@ -23,6 +22,7 @@ from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline import shared as sharing
 from pikaforge.pipeline.outcomes import Events, NodeOutcome
 from pikaforge.pipeline.pipeline import Pipeline
+from pikaforge.pipeline.scheduler import PoolRunner
 from pikaforge.pipeline.source.facts import SeriesFacts
 from pikaforge.pipeline.stage import stage_of
 from pikaforge.plan.plan import Node
@@ -34,7 +34,7 @@ KEPT = "package"
 """The stage whose files a client needs: it puts them into dist/."""
 
 
-class FarmRunner:
+class FarmRunner(PoolRunner):
     """Submits nodes as tasks. See `pipeline.scheduler.Runner`.
 
     The key of a task is that of the node's result: two clients that need one result share the task.
@@ -66,11 +66,10 @@ class FarmRunner:
         self._workspace = workspace
         self._cluster = cluster
         self._store = shared
-        self._events = events
         self._project = project
         self._seen = seen
         self._tool = tool_digest(workspace.home)
-        self._pool = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="farm")
+        super().__init__(events, threads=THREADS, name="farm")
         self._mutex = threading.Lock()
         self._tasks: dict[str, FarmTask] = {}
         """By node id, as long as the run lasts: Dask keeps a reply while somebody has its future."""
@@ -80,26 +79,12 @@ class FarmRunner:
         """Results that the shared store has."""
         self._stopped = False
 
-    def __enter__(self) -> FarmRunner:
-        """Begin a run."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """End the run; if the block was left by an exception, cancel its tasks and wait for their end."""
-        try:
-            if error is not None:
-                self._stopped = True
-                try:
-                    self._events.stopping()
-                finally:
-                    self._pool.shutdown(wait=False, cancel_futures=True)
-                    with self._mutex:
-                        tasks = list(self._tasks.values())
-                    self._cluster.cancel(tasks)
-        finally:
-            self._pool.shutdown(wait=True)
+    def _end_nodes(self) -> None:
+        """Cancel all tasks, and wait for their end."""
+        with self._mutex:
+            self._stopped = True
+            tasks = list(self._tasks.values())
+        self._cluster.cancel(tasks)
 
     def next(self, ready: Iterable[Node], running: Iterable[Node]) -> list[Node]:
         """Return all: the cluster's scheduler decides when a task begins."""

@@ -55,24 +55,19 @@ class Runner(Protocol):
         """
 
 
-class LocalRunner:
-    """Makes nodes in threads of this process, as many at once as a budget allows."""
+class PoolRunner:
+    """What runners with threads have in common: the block of a run, and its end."""
 
-    def __init__(self, run: RunNode, abort: Callable[[], None], events: Events, budget: Budget) -> None:
+    def __init__(self, events: Events, *, threads: int, name: str) -> None:
         """Prepare a run.
 
         Args:
-            run: makes a node; it is called in several threads.
-            abort: ends everything that nodes have started.
             events: of the run.
-            budget: what nodes may use together.
+            threads: how many at most.
+            name: of the threads.
         """
-        self._run = run
-        self._abort = abort
         self._events = events
-        self._allotter = Allotter(budget, demand_of)
-        threads = int((budget.cores + budget.beside) / LEAST)
-        self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="node")
+        self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix=name)
 
     def __enter__(self) -> Self:
         """Begin a run."""
@@ -87,11 +82,36 @@ class LocalRunner:
                 try:
                     self._events.stopping()
                 finally:
-                    # Nothing may outlive the run: threads come back once their containers and programs are gone.
+                    # Nothing may outlive the run: threads come back once what they wait for is gone.
                     self._pool.shutdown(wait=False, cancel_futures=True)
-                    self._abort()
+                    self._end_nodes()
         finally:
             self._pool.shutdown(wait=True)
+
+    def _end_nodes(self) -> None:
+        """End everything that nodes have started."""
+        raise NotImplementedError
+
+
+class LocalRunner(PoolRunner):
+    """Makes nodes in threads of this process, as many at once as a budget allows."""
+
+    def __init__(self, run: RunNode, abort: Callable[[], None], events: Events, budget: Budget) -> None:
+        """Prepare a run.
+
+        Args:
+            run: makes a node; it is called in several threads.
+            abort: ends everything that nodes have started.
+            events: of the run.
+            budget: what nodes may use together.
+        """
+        super().__init__(events, threads=int((budget.cores + budget.beside) / LEAST), name="node")
+        self._run = run
+        self._abort = abort
+        self._allotter = Allotter(budget, demand_of)
+
+    def _end_nodes(self) -> None:
+        self._abort()
 
     def next(self, ready: Iterable[Node], running: Iterable[Node]) -> list[Node]:
         """Return those that fit into the budget."""
