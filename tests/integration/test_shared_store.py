@@ -93,7 +93,7 @@ class Machine:
         if not self.store.root.is_dir():
             return []
         names = (path.name for path in self.store.root.iterdir())
-        return sorted(name for name in names if name != ".lock" and not name.startswith(".uses-"))
+        return sorted(name for name in names if name != ".lock" and not name.startswith((".uses-", ".used-")))
 
 
 Place = Callable[..., Machine]
