@@ -120,7 +120,7 @@ def test_what_can_be_tried_nowhere_is_never_called_run(tiny: Callable[..., Proje
     (said,) = done.lines("^note: OLD-debian12-none: function tried as x86_64_v2; ")
     assert said.endswith(" code audited, not run")
     assert {record["facts"]["tried"] for record in project.stored("smoke").values()} == {"x86_64_v2"}
-    (row,) = done.lines("^OLD-debian12-none ")
+    (row,) = done.lines("^OLD-debian12-none +piledriver ")
     assert row.count(" as x86_64_v2: ") == 2
 
 
