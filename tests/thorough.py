@@ -133,16 +133,21 @@ def takes_turns(item: pytest.Item) -> str | None:
     return turns.part_of(name, item.nodeid.partition("::")[2])
 
 
+def run_parts(config: pytest.Config) -> list[str]:
+    """Return the parts of `turns` that a run has: those of its commit if it is of all tests, or else all."""
+    if whole("turns") or not is_plain(config.args, config.getini("testpaths")):
+        return [*turns.PARTS]
+    return turns.run_by(number(), changed_modules())
+
+
 def leave_out(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect the tests that are marked `thorough(asked)` where `asked` is false, and the parts of other turns.
 
     They are not skipped, because nothing is missing on this machine.
     """
-    run, shells = [*turns.PARTS], frozenset[str]()
-    if is_plain(config.args, config.getini("testpaths")):
-        run = run if whole("turns") else turns.run_by(number(), changed_modules())
-        shells = frozenset() if whole("shells") else others_shells(turn("shells"))
-    runs = frozenset([None, *run])
+    plain = is_plain(config.args, config.getini("testpaths"))
+    shells = others_shells(turn("shells")) if plain and not whole("shells") else frozenset()
+    runs = frozenset([None, *run_parts(config)])
     marks = {item: item.get_closest_marker("thorough") for item in items}
     left_out = {
         item
