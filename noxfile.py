@@ -306,7 +306,8 @@ def tests(session: nox.Session) -> None:
     with beside(session, "lint"):
         # Each worker would rewrite all modules for itself where none has yet done it.
         session.run(*pytest, "--collect-only", "-qq", "--disable-warnings", external=True, silent=True)
-        session.run(*pytest, "-n", "4", "--dist", "loadgroup", "--costs", "40", external=True)
+        # Tests wait for containers and servers more than half of their time: so many workers keep two processors busy.
+        session.run(*pytest, "-n", "6", "--dist", "loadgroup", "--costs", "40", external=True)
 
 
 @nox_session()

@@ -33,6 +33,7 @@ import programs
 import pytest
 import schedule
 import thorough
+import turns
 import yaml
 from thorough import whole
 
@@ -80,6 +81,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     thorough.leave_out(config, items)
     if hasattr(config, "workerinput"):
         schedule.arrange(items, _needs_engine)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Say which of the long tests a run has."""
+    run = thorough.run_parts(config)
+    if len(run) == len(turns.PARTS):
+        return ""
+    return f"long tests of this commit ({turns.cost(run)} CPU seconds): {', '.join(run)}"
 
 
 @pytest.hookimpl(trylast=True)

@@ -30,7 +30,7 @@ TEST = "org.pikaforge.test"
 """Label of the containers that tests make by themselves: the worker's pid."""
 INTERVAL = 0.2
 """Seconds between two looks at the containers; what one uses after the last look is not seen."""
-OTHERS = "(containers without an owner: images in the making)"
+OTHERS = "(containers without an owner: images in the making, also those of others)"
 ANCESTORS = 16
 FORKS = forked.Preloaded()
 """Of this process: its runs are no children of it, so what they cost is asked for."""

@@ -1,7 +1,8 @@
 """The order in which workers get tests: the longest begin first.
 
 `@pytest.mark.long(seconds)` says how long about a group takes, in CPU seconds of this machine's kind; `pytest --costs`
-tells. A group is what one worker runs as a whole: an xdist_group, or else a single test.
+tells. Of a group without that mark, the cost of its part in `turns` counts. A group is what one worker runs as a whole:
+an xdist_group, or else a single test.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
+import turns
+from thorough import takes_turns
 
 FOLDERS = ("integration", "guest", "unit")
 """Of tests: the short ones of the last fill the gaps at the end."""
@@ -39,7 +42,9 @@ def arrange(items: list[pytest.Item], needs_engine: Callable[[pytest.Item], bool
 
     for item in items:
         group, long = group_of(item), item.get_closest_marker("long")
-        group.seconds = max(group.seconds, float(long.args[0]) if long is not None else 0.0)
+        part = takes_turns(item) if item.get_closest_marker("xdist_group") is not None else None
+        known = float(turns.PARTS[part]) if part is not None else 0.0
+        group.seconds = max(group.seconds, float(long.args[0]) if long is not None else known)
         group.engine |= needs_engine(item)
         group.alone |= item.get_closest_marker("serial") is not None
 

@@ -1,8 +1,7 @@
 """Parts of the tests that a plain run shortens, because they take long: PIKAFORGE_TEST_ALL asks for all of them.
 
-Its value is a list of parts, such as `bare,readers`, or `all`. Modules of which others show much, too, take turns by
-commit: a plain run has one share of each round, one with a module that the commit has changed before others. A module
-that is named on the command line always runs.
+Its value is a list of parts, such as `bare,readers`, or `all`. Long modules of which others show much, too, take turns
+by commit (see `turns`). A module that is named on the command line always runs.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
 import pytest
+import turns
 
 Part = Literal[
     "bare",
@@ -36,46 +36,6 @@ Part = Literal[
 Member = TypeVar("Member")
 VARIABLE = "PIKAFORGE_TEST_ALL"
 ROOT = Path(__file__).resolve().parents[1]
-ROUNDS = (
-    (
-        ("test_allocator_build",),
-        ("test_allocators", "test_newer_compilers"),
-        ("test_bare_machine",),
-        ("test_rpm_acceptance", "test_redis"),
-        ("test_deb_acceptance", "test_products"),
-    ),
-    (
-        ("test_operate_backup", "test_operate_docs"),
-        ("test_operate_deploy", "test_operate_metrics"),
-        ("test_operate_upgrade", "test_sample_operating"),
-        ("test_ansible",),
-        ("test_ansible_fleet",),
-        ("test_ansible_packages",),
-        ("test_hosts",),
-    ),
-    (
-        ("test_podman", "test_sweep"),
-        ("test_emulation", "test_standins"),
-        ("test_bench_keys",),
-        ("test_bench_test", "test_bench_load"),
-    ),
-    (("test_publish_clients",), ("test_publish_readers", "test_judges", "test_hostile_archives"), ("test_workflows",)),
-    (("test_air_gap",), ("test_pipelines", "test_guides"), ("test_terminal_builds",)),
-    (
-        ("test_cleanup", "test_twins"),
-        ("test_compile_errors", "test_registry", "test_images"),
-        ("test_survive_kills", "test_survive_bits"),
-        ("test_survive_engine",),
-        ("test_farm",),
-        ("test_survive_power", "test_survive_network", "test_survive_clock", "test_survive_users"),
-    ),
-)
-"""Modules of tests/integration that take turns: rounds of shares, which cost about the same.
-
-Each round is of one kind: builds of others and machines, operation, engines and load, publishing, ways to
-build, failures. So each run
-has a share of each kind, besides all modules that are not named here, which go through each stage.
-"""
 BUILDS = ("bytes", "image", "defect")
 """Builds of the sample that take turns: the same bytes under unlike conditions, a second image, a planted defect."""
 SHELLS = ("dash", "bash", "busybox")
@@ -94,7 +54,7 @@ def whole(part: Part) -> bool:
     audit: all of glibc with waivers, and the largest programs of this machine, too.
     failures: 24 failures of upgrades at random moments, instead of 3; 12 kills of each of backup, restore and rollback
         on a host, and not only with stand-ins.
-    turns: every module of `ROUNDS`, instead of one share of each round.
+    turns: every module of `turns.PARTS`, instead of what a budget allows.
     shells: each script on hosts in each shell, instead of in one of them.
     defects: each planted defect of the sample alone, instead of one of them.
     builds: each of `BUILDS`, instead of one of them.
@@ -123,6 +83,17 @@ def one_of(part: Part, members: Iterable[Member]) -> list[Member]:
     return every if whole(part) else [every[turn(part) % len(every)]]
 
 
+def number() -> int:
+    """How many commits of the branch lead to this one; a number that depends on the commit, where history is not whole.
+
+    So the shares of `turns` follow each other, and none is left out for long.
+    """
+    words = ("rev-parse", "--is-shallow-repository"), ("rev-list", "--count", "--first-parent", "HEAD")
+    argv = [["git", *each] for each in words]
+    shallow, count = (subprocess.run(a, cwd=ROOT, capture_output=True, text=True, check=False).stdout for a in argv)
+    return int(count) if shallow.strip() == "false" and count.strip().isdigit() else turn("shares")
+
+
 @lru_cache(maxsize=1)
 def changed_modules() -> frozenset[str]:
     """The modules of tests that the commit has changed, a merge in comparison with the branch that it was made on."""
@@ -134,21 +105,6 @@ def changed_modules() -> frozenset[str]:
 def builds(which: Literal["bytes", "image", "defect"]) -> bool:
     """Whether it is the turn of a build of the sample."""
     return which in one_of("builds", BUILDS)
-
-
-def others_turn(number: int, changed: Set[str] = frozenset()) -> frozenset[str]:
-    """The modules that a plain run leaves to other commits.
-
-    Args:
-        number: says whose turn it is.
-        changed: modules whose shares come before others of their round.
-    """
-    left = set()
-    for shares in ROUNDS:
-        number, at = divmod(number, len(shares))
-        first = [share for share in shares if not changed.isdisjoint(share)] or shares
-        left |= {module for share in shares if share is not first[at % len(first)] for module in share}
-    return frozenset(left)
 
 
 def others_shells(number: int) -> frozenset[str]:
@@ -170,20 +126,33 @@ def is_plain(arguments: Iterable[str], folders: Iterable[str]) -> bool:
     return given == every
 
 
+def takes_turns(item: pytest.Item) -> str | None:
+    """Return the part of `turns` to which a test belongs; None if it runs each time."""
+    folder = item.path.parent.name
+    name = item.path.stem if folder == "integration" else f"{folder}/{item.path.stem}"
+    return turns.part_of(name, item.nodeid.partition("::")[2])
+
+
+def run_parts(config: pytest.Config) -> list[str]:
+    """Return the parts of `turns` that a run has: those of its commit if it is of all tests, or else all."""
+    if whole("turns") or not is_plain(config.args, config.getini("testpaths")):
+        return [*turns.PARTS]
+    return turns.run_by(number(), changed_modules())
+
+
 def leave_out(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the tests that are marked `thorough(asked)` where `asked` is false, and the modules of other turns.
+    """Deselect the tests that are marked `thorough(asked)` where `asked` is false, and the parts of other turns.
 
     They are not skipped, because nothing is missing on this machine.
     """
-    left, shells = frozenset[str](), frozenset[str]()
-    if is_plain(config.args, config.getini("testpaths")):
-        left = frozenset() if whole("turns") else others_turn(turn("rounds"), changed_modules())
-        shells = frozenset() if whole("shells") else others_shells(turn("shells"))
+    plain = is_plain(config.args, config.getini("testpaths"))
+    shells = others_shells(turn("shells")) if plain and not whole("shells") else frozenset()
+    runs = frozenset([None, *run_parts(config)])
     marks = {item: item.get_closest_marker("thorough") for item in items}
     left_out = {
         item
         for item, mark in marks.items()
-        if item.path.stem in left or (mark is not None and not mark.args[0]) or is_run_by(item, shells)
+        if takes_turns(item) not in runs or (mark is not None and not mark.args[0]) or is_run_by(item, shells)
     }
     if left_out:
         config.hook.pytest_deselected(items=[item for item in items if item in left_out])

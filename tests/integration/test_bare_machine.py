@@ -72,11 +72,9 @@ SHARE = 8
 
 
 def chosen(part: Literal["readme", "tests"]) -> list[str]:
-    """The machines whose turn it is for a part."""
-    turns = [(name, each) for each in ("readme", "tests") for name in MACHINES]
-    if not whole("bare"):
-        turns = [turns[turn("bare") % len(turns)]]
-    return [name for name, each in turns if each == part]
+    """The machines whose turn it is for a part: one, and another one for each part."""
+    names = list(MACHINES)
+    return names if whole("bare") else [names[(turn("bare") + (part == "tests")) % len(names)]]
 
 
 def modules() -> list[str]:
@@ -95,13 +93,12 @@ def start(engine: Engine, shop: Shop, folder: Path, name: str) -> Iterator[Machi
         yield machine
 
 
-@pytest.mark.thorough(bool(chosen("readme")))
 @pytest.mark.xdist_group("bare-readme")
 @pytest.mark.long(120)
 class TestReadme:
     """The commands of README.md, in its order, by a user without locale, terminal or home."""
 
-    @pytest.fixture(scope="class", params=chosen("readme") or ["nobody"])
+    @pytest.fixture(scope="class", params=chosen("readme"))
     @staticmethod
     def machine(
         request: pytest.FixtureRequest, engine: Engine, shop: Shop, tmp_path_factory: pytest.TempPathFactory
@@ -182,13 +179,12 @@ def digests(report: dict[str, Any]) -> dict[str, str]:
     return {artifact["path"]: artifact["sha256"] for artifact in cell["artifacts"]}
 
 
-@pytest.mark.thorough(bool(chosen("tests")))
 @pytest.mark.xdist_group("bare-tests")
 @pytest.mark.long(150)
 class TestTests:
     """`bash setup.sh tests` with unit and guest tests."""
 
-    @pytest.fixture(scope="class", params=chosen("tests") or ["nobody"])
+    @pytest.fixture(scope="class", params=chosen("tests"))
     @staticmethod
     def machine(
         request: pytest.FixtureRequest, engine: Engine, shop: Shop, tmp_path_factory: pytest.TempPathFactory

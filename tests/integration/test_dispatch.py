@@ -16,7 +16,11 @@ from pikaforge.audit.allowed_features import of_baseline
 from pikaforge.audit.isa.decode import CodeSource, Hit, scan
 from pikaforge.audit.isa.dispatch.known import known_file
 
-pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc here")
+pytestmark = [
+    pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc here"),
+    pytest.mark.xdist_group("dispatch"),  # one worker: `hits` is made once
+    pytest.mark.long(20),
+]
 
 HEAD = r"""
 #include <cpuid.h>

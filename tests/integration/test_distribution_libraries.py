@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
     from .conftest import Warm
 
-pytestmark = pytest.mark.engine
+# One worker, so that the image's libraries are read once.
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("distribution-libraries"), pytest.mark.long(20)]
 FOLDER = "/usr/lib/x86_64-linux-gnu"
 MAKE = r"""
 cat >/tmp/source.c <<'END'

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
@@ -14,12 +15,15 @@ import pytest
 
 from pikaforge.cli.verbs import VERBS
 
-pytest.importorskip("myst_parser", reason="the extra `docs` has it")
-pytest.importorskip("furo", reason="the extra `docs` has it")
-
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-pytestmark = pytest.mark.long(40)
+pytestmark = [
+    pytest.mark.skipif(
+        any(find_spec(name) is None for name in ("myst_parser", "furo")), reason="the extra `docs` has it"
+    ),
+    pytest.mark.xdist_group("docs-site"),  # one worker: the site is built once
+    pytest.mark.long(40),
+]
 LOADED = {"link": "href", "script": "src", "img": "src"}
 """What a browser loads with a page: tags, and the attribute that says from where."""
 ELSEWHERE = re.compile(r"(?:[a-z]+:)?//|[a-z]+:")

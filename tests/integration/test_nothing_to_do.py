@@ -61,6 +61,8 @@ class Call:
         self.project, self._record = project, folder / "record.json"
         self.environment = {**os.environ, "PYTHONPATH": str(ROOT / "build"), **environment}
         self.record: dict[str, Any] = {}
+        self.at_first: set[str] = set()
+        """What the first build with all results has imported of `WORKING`."""
 
     def __call__(self, verb: str = "build", *more: str) -> str:
         """Run a verb; what it prints. `record` has its modules and the programs that it has started."""
@@ -132,29 +134,44 @@ def _copy(source: socket.socket, target: socket.socket) -> None:
         target.shutdown(socket.SHUT_WR)
 
 
-@pytest.fixture
-def proxy(tmp_path: Path, engine: Engine) -> Iterator[Proxy]:
+@pytest.fixture(scope="module")
+def proxy(tmp_path_factory: pytest.TempPathFactory, engine: Engine) -> Iterator[Proxy]:
     if not address().startswith("unix://"):
         pytest.skip("the engine is on another machine")
-    proxy = Proxy(tmp_path / "s")
+    proxy = Proxy(tmp_path_factory.mktemp("s") / "s")
     yield proxy
     proxy.close()
 
 
-@pytest.fixture
-def call(shop: Shop, sample_build: Callable[..., SampleBuild], tmp_path: Path, proxy: Proxy) -> Call:
-    """A project in which all is up to date, after a build that has said so and kept that."""
-    project = shop.ready(tmp_path / "project")
+@pytest.fixture(scope="module")
+def made(
+    shop: Shop, sample_build: Callable[..., SampleBuild], tmp_path_factory: pytest.TempPathFactory, proxy: Proxy
+) -> Call:
+    """A project in which all is up to date; one for all tests, because each build that is none costs seconds."""
+    folder = tmp_path_factory.mktemp("nothing")
+    project = shop.ready(folder / "project")
     shop.take(project, *ENDED, build=sample_build("R620"))
-    call = Call(project, tmp_path, {"DOCKER_HOST": f"unix://{proxy.path}"})
-    call()  # puts the packages into dist/
-    call()
-    assert not call.replayed
-    return call
+    made = Call(project, folder, {"DOCKER_HOST": f"unix://{proxy.path}"})
+    made()  # puts the packages into dist/
+    made()
+    assert not made.replayed
+    made.at_first = made.imported(WORKING)
+    return made
+
+
+@pytest.fixture
+def call(made: Call, proxy: Proxy) -> Call:
+    """That project, after a build that has said so and kept that; what the test before has spoilt is mended."""
+    proxy.times = 0
+    for _ in range(3):
+        made()
+        if made.replayed:
+            return made
+    pytest.fail("no answer is kept after three builds")
 
 
 def test_it_imports_and_starts_nothing_for_working(call: Call) -> None:
-    assert call.imported(WORKING) == set(), "a build that finds all results does not, either"
+    assert call.at_first == set(), "a build that finds all results does not, either"
     wanted = call()
     assert call.replayed
     assert call.imported(NEVER) == set()
@@ -250,6 +267,8 @@ def test_a_changed_input_is_noticed(call: Call, name: str) -> None:
     call("plan", "--json")
     assert call.replayed
     path = call.project.folder / name
-    path.write_bytes(path.read_bytes() + b"\n# another line\n")
+    before = path.read_bytes()
+    path.write_bytes(before + b"\n# another line\n")
     call("plan", "--json")
+    path.write_bytes(before)
     assert not call.replayed

@@ -42,9 +42,12 @@ CANARY = "CANARY-4f1d-correct-horse"
 TOOLS = ("gpg", "gpgv", "gpgconf")
 OTHER = "demo-v1.0-R720.tar.gz"
 
-pytestmark = pytest.mark.skipif(
-    any(shutil.which(name) is None for name in TOOLS), reason="GnuPG is not on this machine (gpg, gpgv, gpgconf)"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        any(shutil.which(name) is None for name in TOOLS), reason="GnuPG is not on this machine (gpg, gpgv, gpgconf)"
+    ),
+    pytest.mark.xdist_group("verify"),  # one worker: keys are made once
+]
 
 
 @pytest.fixture(scope="module")

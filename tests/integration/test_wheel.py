@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from integration.conftest import Warm
 
+pytestmark = pytest.mark.xdist_group("wheel-host")  # one worker: it is installed once
 ROOT = Path(__file__).resolve().parents[2]
 GONE = ("PYTHONPATH", "PYTHONHOME", "PIKAFORGE_SKIP_CPU_GATE", "FORGE_SKIP_CPU_GATE", "LD_LIBRARY_PATH")
 STUBS = {

@@ -71,6 +71,16 @@ def test_the_longest_groups_begin_and_short_units_fill_the_end() -> None:
     assert order == ["longest", "short", "engine", "alone", "plain", "guest", "unit"]
 
 
+def test_the_known_cost_of_a_part_counts_for_a_group_without_a_mark() -> None:
+    order = arranged(
+        item("tests/integration/test_a.py::marked", long=5, xdist_group="a"),
+        item("tests/integration/test_twins.py::alone"),
+        item("tests/integration/test_podman.py::group", xdist_group="podman"),
+        engine={},
+    )
+    assert order == ["group", "marked", "alone"]
+
+
 def test_a_group_stays_as_it_is() -> None:
     """Whatever of it is marked, and needs an engine."""
     names = ["first", "second", "third"]

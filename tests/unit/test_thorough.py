@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from math import prod
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import pytest
@@ -32,26 +34,6 @@ def test_a_part_that_does_not_exist_is_an_error(monkeypatch: pytest.MonkeyPatch)
         "shells, defects, builds, survival, all",
     ):
         thorough.whole("bare")
-
-
-def test_each_module_that_takes_turns_is_there_and_has_a_turn() -> None:
-    named = {module for shares in thorough.ROUNDS for share in shares for module in share}
-    assert [name for name in named if not (thorough.ROOT / f"tests/integration/{name}.py").is_file()] == []
-    run = [frozenset(named - thorough.others_turn(number)) for number in range(prod(map(len, thorough.ROUNDS)))]
-    assert set().union(*run) == named
-    assert len(set(run)) == len(run), "the turns of the rounds do not depend on one another"
-    for modules in run:
-        assert all(sum(set(share) <= modules for share in shares) == 1 for shares in thorough.ROUNDS)
-
-
-def test_what_a_commit_has_changed_has_its_turn() -> None:
-    every = range(prod(map(len, thorough.ROUNDS)))
-    for shares in thorough.ROUNDS:
-        first, last = shares[0][0], shares[-1][-1]
-        assert all(first not in thorough.others_turn(number, {first, "test_errors"}) for number in every)
-        left = [thorough.others_turn(number, {first, last}) & {first, last} for number in every]
-        assert {frozenset(each) for each in left} == {frozenset({first}), frozenset({last})}, "one share of a round"
-    assert [thorough.others_turn(number, {"test_errors"}) for number in every] == list(map(thorough.others_turn, every))
 
 
 def test_each_shell_has_a_turn() -> None:
@@ -87,3 +69,31 @@ def test_turns_are_of_runs_of_all_tests() -> None:
     assert thorough.is_plain(["tests/guest", str(thorough.ROOT / "tests/unit")], folders)
     assert not thorough.is_plain(["tests/unit"], folders)
     assert not thorough.is_plain(["tests/unit/test_thorough.py::test_x", "tests/guest"], folders)
+
+
+def test_commits_of_a_branch_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def answers(shallow: str, count: str) -> None:
+        said = {"rev-parse": f"{shallow}\n", "rev-list": f"{count}\n"}
+        monkeypatch.setattr(subprocess, "run", lambda argv, **_: SimpleNamespace(stdout=said[argv[1]]))
+
+    answers("false", "41")
+    assert thorough.number() == 41
+    answers("true", "1")
+    thorough.turn.cache_clear()
+    first = thorough.number()
+    assert first > 1, "a history that was cut off says nothing"
+    thorough.turn.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("nodeid", "part"),
+    [
+        ("tests/integration/test_twins.py::test_x", "test_twins"),
+        ("tests/unit/plan/test_twins.py::test_x", None),
+        ("tests/guest/test_operate_backup.py::test_x[dash]", "guest/test_operate_backup"),
+        ("tests/integration/test_bare_machine.py::TestReadme::test_x", "test_bare_machine::TestReadme::*"),
+    ],
+)
+def test_a_part_is_of_one_folder(nodeid: str, part: str | None) -> None:
+    item = SimpleNamespace(path=Path(nodeid.partition("::")[0]), nodeid=nodeid)
+    assert thorough.takes_turns(item) == part  # type: ignore[arg-type]

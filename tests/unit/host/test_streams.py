@@ -6,7 +6,7 @@ import io
 import os
 import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -86,16 +86,16 @@ def test_control_frames_are_read_one_after_the_other(size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("packed", "reason"),
+    ("pack", "reason"),
     [
-        (MAGIC + b"no frame at all", "truncated or corrupt: Data corruption detected"),
-        (_frame(b"x" * 9) + b"tail", "truncated or corrupt: Unknown frame descriptor"),
-        (_frame(os.urandom(2 * BLOCK))[:BLOCK], "truncated or corrupt: the compressed data end too early"),
-        (_frame(b"\0" * (65 << 20)), "unpacks to more than"),
+        (lambda: MAGIC + b"no frame at all", "truncated or corrupt: Data corruption detected"),
+        (lambda: _frame(b"x" * 9) + b"tail", "truncated or corrupt: Unknown frame descriptor"),
+        (lambda: _frame(os.urandom(2 * BLOCK))[:BLOCK], "truncated or corrupt: the compressed data end too early"),
+        (lambda: _frame(b"\0" * (65 << 20)), "unpacks to more than"),
     ],
     ids=["damaged", "something behind it", "cut", "too large"],
 )
-def test_what_cannot_be_read_is_an_error_of_ours(packed: bytes, reason: str) -> None:
+def test_what_cannot_be_read_is_an_error_of_ours(pack: Callable[[], bytes], reason: str) -> None:
     with pytest.raises(AuditError, match=reason) as caught:
-        _read(packed)
+        _read(pack())
     assert caught.value.where == "x.deb"
