@@ -6,28 +6,27 @@ import hashlib
 import random
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import thorough
 from integration.conftest import make_tiny
+from integration.kept import PLACES, direct
 from survival import LIMIT, digests, seed_of
 
 from pikaforge.host import git_cache
 from pikaforge.host.download import Downloads, PinnedFile
 from pikaforge.host.git_cache import Cache
-from pikaforge.host.store import Store
 
 if TYPE_CHECKING:
     from conftest import Project
     from integration.conftest import Git, Web
 
 WHOLE = thorough.whole("survival")
-KEY = "0123456789abcdef"
-FACTS = {"compiler": "12.2.0", "flags": ["-march=sandybridge", "-O2"], "libraries": {"libc.so.6": 2.36}, "twin": None}
+FILES_OF_AN_ENTRY = 3
+"""Two files, and what describes them."""
 FLIPS = 1000 if WHOLE else 100
 ROUNDS = 16 if WHOLE else 1
 """Builds of a store in which a file of each entry is damaged."""
@@ -53,49 +52,33 @@ def flip(path: Path, chance: random.Random) -> str:
 # ---- stores, downloads and repositories by themselves
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
-    """A place in which something is kept under a digest."""
-
-    files: tuple[Path, ...]
-    """Each may be damaged."""
-    read: Callable[[], tuple[Mapping[str, bytes] | None, str]]
-    """Return what is there, or why it cannot be used."""
-
-
-def kept_in_a_store(folder: Path) -> Kept:
-    """The store of this machine. A place that keeps entries in another way has a function like this one."""
-    store = Store(folder / "store")
-    folder.mkdir()
-    (folder / "tree.tar").write_bytes(b"a tree" * 30)
-    made = store.put("compile", KEY, identity="i", facts=FACTS, files={"tree.tar": folder / "tree.tar"})
-    entry = made.files["tree.tar"].parent
-
-    def read() -> tuple[Mapping[str, bytes] | None, str]:
-        result, bad = store.get("compile", KEY)
-        return None if result is None else {name: path.read_bytes() for name, path in result.files.items()}, bad
-
-    return Kept(files=tuple(sorted(entry.iterdir())), read=read)
-
-
-PLACES: Mapping[str, Callable[[Path], Kept]] = {"store": kept_in_a_store}
-
-
 @pytest.mark.parametrize("place", PLACES)
-def test_a_wrong_bit_of_an_entry_is_noticed_and_named(place: str, tmp_path: Path, chance: random.Random) -> None:
-    kept = PLACES[place](tmp_path / "kept")
-    whole = kept.read()
-    assert whole[0] is not None
-    for number in range(FLIPS):
-        path = kept.files[number % len(kept.files)]
-        good = path.read_bytes()
-        case = flip(path, chance)
-        found, bad = kept.read()
-        assert found is None, case
-        assert str(path) in bad, f"{case}: {bad}"
-        path.write_bytes(good)
-    assert kept.read() == whole
-    print(f"bits: {place}: {FLIPS} flipped, {FLIPS} noticed")
+def test_a_wrong_bit_of_an_entry_is_noticed_named_and_mended(
+    place: str, tmp_path: Path, chance: random.Random, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the record or listing, and of each file. It is never taken, and the next one who makes the result mends it."""
+    direct(monkeypatch, tmp_path)
+    (tmp_path / "kept").mkdir()
+    with PLACES[place](tmp_path / "kept") as kept:
+        whole = kept.read()
+        assert whole[0] is not None, whole[1]
+        assert len(kept.names) == FILES_OF_AN_ENTRY
+        flips = FLIPS // 5 if place == "shared by S3" else FLIPS
+        for number in range(flips):
+            name = kept.names[number % len(kept.names)]
+            good = kept.get(name)
+            bit = chance.randrange(len(good) * 8)
+            data = bytearray(good)
+            data[bit // 8] ^= 1 << bit % 8
+            kept.set(name, bytes(data))
+            case = f"bit {bit} of {name}"
+            found, bad = kept.read()
+            assert found is None, case
+            assert kept.named(name) in bad, f"{case}: {bad}"
+            kept.mend()
+            assert kept.get(name) == good, case
+        assert kept.read() == whole
+    print(f"bits: {place}: {flips} flipped, {flips} noticed, none taken, {flips} mended by the next who made it")
 
 
 @pytest.mark.parametrize("what", ["file", "part", "record of the part"])
