@@ -65,7 +65,7 @@ ROUNDS = (
         ("test_cleanup", "test_twins"),
         ("test_compile_errors", "test_registry", "test_images"),
         ("test_survive_kills", "test_survive_bits"),
-        ("test_survive_engine",),
+        ("test_survive_engine", "test_survive_full"),
         ("test_farm",),
         ("test_survive_power", "test_survive_network", "test_survive_clock", "test_survive_users"),
     ),

@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 import thorough
+from integration.builds import ALL_FORMATS
 from integration.conftest import make_tiny
 from integration.kept import PLACES, direct
+from integration.keys import new_key
 from survival import LIMIT, digests, seed_of
 
 from pikaforge.host import git_cache
 from pikaforge.host.download import Downloads, PinnedFile
 from pikaforge.host.git_cache import Cache
+from pikaforge.pipeline import report
 
 if TYPE_CHECKING:
     from conftest import Project
@@ -143,6 +146,77 @@ def test_a_wrong_bit_in_each_entry_of_the_store(built: Project, chance: random.R
         assert built.half_done() == []
         flipped += len(paths)
     print(f"bits: store under a build: {flipped} flipped in {ROUNDS} builds, all named, all made again")
+
+
+FORMATS = ("--formats", ALL_FORMATS if WHOLE else "tar,rpm")
+OF_THE_RUN = {"report.json", "report.html"}
+"""They say when a build was; a file with the same in other words takes the place of a damaged one."""
+
+
+def under(dist: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(dist.rglob("*")) if path.is_file() and path.stat().st_size}
+
+
+@pytest.mark.engine
+@pytest.mark.long(120)
+def test_a_wrong_bit_in_each_file_of_dist(ready: Project, chance: random.Random) -> None:
+    """Of a build that has nothing else to do: packages, what describes them, sums, the report and its page."""
+    make_tiny(ready)
+    ready.build("R620", *FORMATS, check=0, timeout=LIMIT)
+    ready.build("R620", *FORMATS, check=0, timeout=LIMIT)  # which may keep its answer
+    whole, named = under(ready.dist), 0
+    kinds = {"".join(path.suffixes[-2:]) for path in whole}
+    assert {".tar.gz", ".sbom.json", ".intoto.json", ".json", ".html", ""} <= kinds | {path.suffix for path in whole}
+    for path, data in whole.items():
+        case = flip(path, chance)
+        done = ready.build("R620", *FORMATS, check=0, timeout=LIMIT)
+        notices = done.lines("^note: ")
+        if path.name == "report.html":
+            assert path.read_bytes() == data, "it is made of the report"
+        else:
+            assert [path.name for notice in notices if f"{path} " in notice] == [path.name], f"{case}\n{done.text}"
+            named += 1
+        now = under(ready.dist)
+        assert now.keys() == whole.keys(), case
+        for other, was in whole.items():
+            assert now[other] == was or (path.name == "report.json" and other.name in OF_THE_RUN), f"{other}: {case}"
+        assert report.load(ready.dist) is not None, case
+        again = ready.build("R620", *FORMATS, check=0, timeout=LIMIT)
+        assert f"{path} " not in "".join(again.lines("^note: ")), "once"
+        whole = under(ready.dist)
+    print(f"bits: dist/: a bit in each of {len(whole)} files, {named} named, all made again with the same bytes")
+
+
+@pytest.mark.engine
+@pytest.mark.long(60)
+def test_a_wrong_bit_in_each_signature_of_dist(ready: Project, chance: random.Random, tmp_path: Path) -> None:
+    """With the key they are made again. Without, one that is damaged is named and goes; in a package, too."""
+    make_tiny(ready)
+    with new_key(tmp_path / "key") as key:
+        env = {"PIKAFORGE_SIGNING_KEY": str(key.secret), "PIKAFORGE_SIGNING_PASSPHRASE": ""}
+        ready.build("R620", *FORMATS, check=0, timeout=LIMIT, env=env)
+        whole = under(ready.dist)
+        signatures = [path for path in whole if path.suffix == ".asc"]
+        chosen = thorough.one_of("survival", signatures)
+        for path in chosen:
+            case = flip(path, chance)
+            ready.build("R620", *FORMATS, check=0, timeout=LIMIT, env=env)
+            key.gpg("--verify", str(path), str(path.with_suffix("")))
+            case = flip(path, chance)
+            done = ready.build("R620", *FORMATS, check=0, timeout=LIMIT)
+            assert f"{path} is damaged, and is removed" in done.text, case
+            assert not path.exists(), case
+            ready.build("R620", *FORMATS, check=0, timeout=LIMIT, env=env)
+            assert under(ready.dist).keys() == whole.keys()
+        rpm = next(path for path in whole if path.suffix == ".rpm")
+        signed = rpm.read_bytes()
+        at = signed.index(b"\x89\x02", 96) + 300  # in the numbers of the signature, which only the key can judge
+        rpm.write_bytes(signed[:at] + bytes([signed[at] ^ 1]) + signed[at + 1 :])
+        done = ready.build("R620", *FORMATS, check=0, timeout=LIMIT)
+        assert f"{rpm} is not as the last build has left it" in done.text
+        ready.build("R620", *FORMATS, check=0, timeout=LIMIT, env=env)
+        ready.tool("verify", rpm, env={"PIKAFORGE_VERIFY_KEYS": str(key.public)}, check=0)
+    print(f"bits: dist/: a bit in {len(chosen)} of {len(signatures)} signatures beside, twice, and in one in an RPM")
 
 
 @pytest.mark.engine
