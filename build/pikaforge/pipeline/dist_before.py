@@ -15,7 +15,7 @@ from pikaforge.attest import armor
 from pikaforge.attest.describe import SIGNATURE_SUFFIX, SUMS
 from pikaforge.errors import PublishError
 from pikaforge.pipeline import report
-from pikaforge.pipeline.dist_folder import Listed, listed
+from pikaforge.pipeline.dist_folder import Sums, listed
 from pikaforge.pipeline.report_record import BuildReport
 
 
@@ -26,7 +26,7 @@ class Before:
     dist: Path
     report: BuildReport | None
     notices: list[str] = field(default_factory=list)
-    _sums: dict[Path, Listed] = field(default_factory=dict)
+    _sums: dict[Path, Sums] = field(default_factory=dict)
     _packages: dict[Path, str] = field(default_factory=dict)
 
     @classmethod
@@ -43,7 +43,7 @@ class Before:
             before._packages |= {dist / artifact.path: artifact.sha256 for artifact in cell.artifacts}
         return before
 
-    def _listed(self, folder: Path) -> Listed:
+    def _listed(self, folder: Path) -> Sums:
         if folder not in self._sums:
             self._sums[folder] = listed(folder)
         return self._sums[folder]

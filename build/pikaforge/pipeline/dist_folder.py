@@ -76,7 +76,7 @@ def descriptions(path: Path) -> tuple[Path, Path]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Listed:
+class Sums:
     """What SHA256SUMS of a folder says."""
 
     digests: Mapping[str, str]
@@ -85,7 +85,7 @@ class Listed:
     """Whether it has lines that say nothing."""
 
 
-def listed(folder: Path) -> Listed:
+def listed(folder: Path) -> Sums:
     """Read SHA256SUMS of a folder.
 
     Raises:
@@ -95,12 +95,12 @@ def listed(folder: Path) -> Listed:
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     except FileNotFoundError:
-        return Listed(digests={})
+        return Sums(digests={})
     except OSError as error:
         raise HostError(f"cannot read {path}: {error.strerror}") from error
     found = [LINE.fullmatch(line) for line in lines[:-1]]
     digests = {match[2]: match[1] for match in found if match}
-    return Listed(digests=digests, damaged=not all(found) or bool(lines[-1]))
+    return Sums(digests=digests, damaged=not all(found) or bool(lines[-1]))
 
 
 def write_sums(folder: Path, digests: Mapping[str, str]) -> None:
