@@ -223,18 +223,16 @@ class Store:
         self.root = root
         self._run_id = RunId.current()
         self._uses = Uses(root)
-        self._foreign: set[tuple[str, str]] = set()
-        """Entries of others that are of no use, and in the way."""
+        self._own = store_folders.OwnPlaces(root)
 
     def entry(self, stage: str, key: str) -> Path:
         """Return where an entry is, or would be."""
-        own = self.root / store_folders.stage_of_ones_own(stage) / key
-        return own if (stage, key) in self._foreign or own.is_dir() else self.root / stage / key
+        return self._own.of(stage, key) or self.root / stage / key
 
     def _clear(self, stage: str, key: str) -> None:
         """Take an entry away. If it cannot be taken away, the next one will have a place of this user's own."""
         if not store_folders.take_away(self.entry(stage, key)):
-            self._foreign.add((stage, key))
+            self._own.want(stage, key)
 
     def peek(self, stage: str, key: str) -> Result | None:
         """Return an entry without verifying its files: for display, not to build on it."""
@@ -366,7 +364,7 @@ class Store:
                 try:
                     folder = self._place(stage, key, beside)
                 except PermissionError:  # the folder is another user's
-                    self._foreign.add((stage, key))
+                    self._own.want(stage, key)
                     folder = self._place(stage, key, beside)
                 self._uses.add(folder.parent.name, key)
             result = self.peek(stage, key)

@@ -62,9 +62,27 @@ def refuse_unwritable(*folders: Path) -> None:
             )
 
 
-def stage_of_ones_own(stage: str) -> str:
-    """Return the name of the folder for results of a stage that have no place where all users have theirs."""
-    return f"{stage}~{os.geteuid()}"
+class OwnPlaces:
+    """Places of a user's own, for results whose places have what is bad, and another user's."""
+
+    def __init__(self, root: Path) -> None:
+        """Look at nothing yet."""
+        self._root = root
+        self._wanted: set[tuple[str, str]] = set()
+        self._there: dict[str, bool] = {}
+
+    def of(self, stage: str, key: str) -> Path | None:
+        """Return the place of a result, if it has one. Most stages have none, which is looked at once."""
+        folder = self._root / f"{stage}~{os.geteuid()}"
+        if (stage, key) in self._wanted:
+            return folder / key
+        if stage not in self._there:
+            self._there[stage] = folder.is_dir()
+        return folder / key if self._there[stage] and (folder / key).is_dir() else None
+
+    def want(self, stage: str, key: str) -> None:
+        """Give a result a place."""
+        self._wanted.add((stage, key))
 
 
 def take_away(entry: Path) -> bool:
