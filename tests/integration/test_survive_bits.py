@@ -181,8 +181,9 @@ def test_a_wrong_bit_in_each_file_of_dist(ready: Project, chance: random.Random)
         for other, was in whole.items():
             assert now[other] == was or (path.name == "report.json" and other.name in OF_THE_RUN), f"{other}: {case}"
         assert report.load(ready.dist) is not None, case
-        again = ready.build("R620", *FORMATS, check=0, timeout=LIMIT)
-        assert f"{path} " not in "".join(again.lines("^note: ")), "once"
+        if WHOLE or path.name in OF_THE_RUN:
+            again = ready.build("R620", *FORMATS, check=0, timeout=LIMIT)
+            assert f"{path} " not in "".join(again.lines("^note: ")), "once"
         whole = under(ready.dist)
     print(f"bits: dist/: a bit in each of {len(whole)} files, {named} named, all made again with the same bytes")
 
