@@ -76,6 +76,7 @@ PARTS: Mapping[str, int] = {
     "test_survive_kills": 300,
     "test_survive_bits": 120,
     "test_survive_engine": 200,
+    "test_survive_full": 120,
     "test_survive_power": 80,
     "test_survive_network": 70,
     "test_survive_clock": 60,

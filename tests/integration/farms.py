@@ -30,12 +30,14 @@ QUICK = {"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "8s", "DASK_DISTRIBUTED__COM
 class Program:
     """A running program of the cluster, with its log."""
 
-    def __init__(self, name: str, argv: list[str], folder: Path, env: Mapping[str, str]) -> None:
+    def __init__(
+        self, name: str, argv: list[str], folder: Path, env: Mapping[str, str], enter: tuple[str, ...] = ()
+    ) -> None:
         self.name = name
         self.log = folder / f"{name}.log"
         with self.log.open("ab") as log:
             self._popen = subprocess.Popen(
-                [sys.executable, "-m", *argv],
+                [*enter, sys.executable, "-m", *argv],
                 env={**os.environ, **QUICK, **env},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -71,8 +73,10 @@ class Program:
 class Farm:
     """A scheduler, workers, and a shared store."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, enter: tuple[str, ...] = ()) -> None:
+        """`enter`: the begin of the programs' command lines, if they are in a network of their own."""
         self.folder = folder
+        self._enter = enter
         self.store = folder / "shared"
         self.store.mkdir(parents=True, exist_ok=True)
         self.scheduler: Program | None = None
@@ -97,7 +101,7 @@ class Farm:
         self._count += 1
         argv = ["distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", str(port)]
         argv += ["--no-dashboard", "--no-show", "--scheduler-file", str(self._file)]
-        self.scheduler = Program(f"scheduler-{self._count}", argv, self.folder, {})
+        self.scheduler = Program(f"scheduler-{self._count}", argv, self.folder, {}, self._enter)
         self.scheduler.wait_for("Scheduler at:")
         while not self._file.exists():
             time.sleep(0.05)
@@ -111,7 +115,8 @@ class Farm:
             shutil.copytree(self.images, self.folder / f"{name}-out" / "store" / "image", dirs_exist_ok=True)
         path = os.pathsep.join(filter(None, [str(ROOT / "build"), os.environ.get("PYTHONPATH", "")]))
         own = {"PYTHONPATH": path, "PIKAFORGE_FARM_OUT": str(self.folder / f"{name}-out")}
-        made = Program(f"{name}-{self._count}", argv, self.folder, {**self.env, **own, **(env or {})})
+        surroundings = {**self.env, **own, **(env or {})}
+        made = Program(f"{name}-{self._count}", argv, self.folder, surroundings, self._enter)
         made.wait_for("Registered to:")
         self.workers[name] = made
         return made
@@ -158,11 +163,11 @@ class Containers:
 
 
 @contextmanager
-def farm(folder: Path) -> Iterator[Farm]:
+def farm(folder: Path, enter: tuple[str, ...] = ()) -> Iterator[Farm]:
     """A cluster without workers."""
     pytest.importorskip("distributed")
     folder.mkdir(parents=True, exist_ok=True)
-    made = Farm(folder)
+    made = Farm(folder, enter)
     try:
         made.start()
         yield made

@@ -247,6 +247,33 @@ def test_git_on_a_full_disk(git: Callable[..., str], tmp_path: Path) -> None:
         assert notices == []
 
 
+def test_git_on_a_disk_that_gets_full_at_any_step(git: Callable[..., str], tmp_path: Path) -> None:
+    """Making the repository, fetching, noting what was fetched: git has other words for each."""
+    repository = tmp_path / "repository"
+    git("init", "--quiet", repository)
+    (repository / "blob").write_bytes(os.urandom(3 * PAGE))
+    git("-C", repository, "add", "blob")
+    git("-C", repository, "commit", "--quiet", "--message", "x")
+    commit = git("-C", repository, "rev-parse", "HEAD")
+    full, room = 0, 0
+    while True:
+        with small_disk("1m") as disk:
+            notices: list[str] = []
+            filler = fill(disk, leave=room * PAGE)
+            try:
+                Cache(disk / "git", local=True, notice=notices.append).fetch(repository.as_uri(), commit)
+            except FullDiskError:
+                full += 1
+            else:
+                break
+            filler.unlink()
+            path = Cache(disk / "git", local=True, notice=notices.append).fetch(repository.as_uri(), commit)
+            git("--git-dir", path, "fsck", "--full", "--no-dangling")
+            assert [notice for notice in notices if "damaged" in notice] == [], f"{room} pages"
+        room += 1
+    assert full > 5
+
+
 def test_a_download_for_which_there_is_no_room(tmp_path: Path) -> None:
     blob = bytes(3 * MIB)
     (tmp_path / "blob").write_bytes(blob)

@@ -6,28 +6,30 @@ import hashlib
 import random
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import thorough
+from integration.builds import ALL_FORMATS
 from integration.conftest import make_tiny
+from integration.kept import PLACES, direct
+from integration.keys import new_key
 from survival import LIMIT, digests, seed_of
 
 from pikaforge.host import git_cache
 from pikaforge.host.download import Downloads, PinnedFile
 from pikaforge.host.git_cache import Cache
-from pikaforge.host.store import Store
+from pikaforge.pipeline import report
 
 if TYPE_CHECKING:
     from conftest import Project
     from integration.conftest import Git, Web
 
 WHOLE = thorough.whole("survival")
-KEY = "0123456789abcdef"
-FACTS = {"compiler": "12.2.0", "flags": ["-march=sandybridge", "-O2"], "libraries": {"libc.so.6": 2.36}, "twin": None}
+FILES_OF_AN_ENTRY = 3
+"""Two files, and what describes them."""
 FLIPS = 1000 if WHOLE else 100
 ROUNDS = 16 if WHOLE else 1
 """Builds of a store in which a file of each entry is damaged."""
@@ -53,49 +55,33 @@ def flip(path: Path, chance: random.Random) -> str:
 # ---- stores, downloads and repositories by themselves
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
-    """A place in which something is kept under a digest."""
-
-    files: tuple[Path, ...]
-    """Each may be damaged."""
-    read: Callable[[], tuple[Mapping[str, bytes] | None, str]]
-    """Return what is there, or why it cannot be used."""
-
-
-def kept_in_a_store(folder: Path) -> Kept:
-    """The store of this machine. A place that keeps entries in another way has a function like this one."""
-    store = Store(folder / "store")
-    folder.mkdir()
-    (folder / "tree.tar").write_bytes(b"a tree" * 30)
-    made = store.put("compile", KEY, identity="i", facts=FACTS, files={"tree.tar": folder / "tree.tar"})
-    entry = made.files["tree.tar"].parent
-
-    def read() -> tuple[Mapping[str, bytes] | None, str]:
-        result, bad = store.get("compile", KEY)
-        return None if result is None else {name: path.read_bytes() for name, path in result.files.items()}, bad
-
-    return Kept(files=tuple(sorted(entry.iterdir())), read=read)
-
-
-PLACES: Mapping[str, Callable[[Path], Kept]] = {"store": kept_in_a_store}
-
-
 @pytest.mark.parametrize("place", PLACES)
-def test_a_wrong_bit_of_an_entry_is_noticed_and_named(place: str, tmp_path: Path, chance: random.Random) -> None:
-    kept = PLACES[place](tmp_path / "kept")
-    whole = kept.read()
-    assert whole[0] is not None
-    for number in range(FLIPS):
-        path = kept.files[number % len(kept.files)]
-        good = path.read_bytes()
-        case = flip(path, chance)
-        found, bad = kept.read()
-        assert found is None, case
-        assert str(path) in bad, f"{case}: {bad}"
-        path.write_bytes(good)
-    assert kept.read() == whole
-    print(f"bits: {place}: {FLIPS} flipped, {FLIPS} noticed")
+def test_a_wrong_bit_of_an_entry_is_noticed_named_and_mended(
+    place: str, tmp_path: Path, chance: random.Random, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the record or listing, and of each file. It is never taken, and the next one who makes the result mends it."""
+    direct(monkeypatch, tmp_path)
+    (tmp_path / "kept").mkdir()
+    with PLACES[place](tmp_path / "kept") as kept:
+        whole = kept.read()
+        assert whole[0] is not None, whole[1]
+        assert len(kept.names) == FILES_OF_AN_ENTRY
+        flips = FLIPS // 5 if place == "shared by S3" else FLIPS
+        for number in range(flips):
+            name = kept.names[number % len(kept.names)]
+            good = kept.get(name)
+            bit = chance.randrange(len(good) * 8)
+            data = bytearray(good)
+            data[bit // 8] ^= 1 << bit % 8
+            kept.set(name, bytes(data))
+            case = f"bit {bit} of {name}"
+            found, bad = kept.read()
+            assert found is None, case
+            assert kept.named(name) in bad, f"{case}: {bad}"
+            kept.mend()
+            assert kept.get(name) == good, case
+        assert kept.read() == whole
+    print(f"bits: {place}: {flips} flipped, {flips} noticed, none taken, {flips} mended by the next who made it")
 
 
 @pytest.mark.parametrize("what", ["file", "part", "record of the part"])
@@ -160,6 +146,78 @@ def test_a_wrong_bit_in_each_entry_of_the_store(built: Project, chance: random.R
         assert built.half_done() == []
         flipped += len(paths)
     print(f"bits: store under a build: {flipped} flipped in {ROUNDS} builds, all named, all made again")
+
+
+FORMATS = ("--formats", ALL_FORMATS if WHOLE else "tar,rpm")
+OF_THE_RUN = {"report.json", "report.html"}
+"""They say when a build was; a file with the same in other words takes the place of a damaged one."""
+
+
+def under(dist: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(dist.rglob("*")) if path.is_file() and path.stat().st_size}
+
+
+@pytest.mark.engine
+@pytest.mark.long(120)
+def test_a_wrong_bit_in_each_file_of_dist(ready: Project, chance: random.Random) -> None:
+    """Of a build that has nothing else to do: packages, what describes them, sums, the report and its page."""
+    make_tiny(ready)
+    ready.build("R620", *FORMATS, check=0, timeout=LIMIT)
+    ready.build("R620", *FORMATS, check=0, timeout=LIMIT)  # which may keep its answer
+    whole, named = under(ready.dist), 0
+    kinds = {"".join(path.suffixes[-2:]) for path in whole}
+    assert {".tar.gz", ".sbom.json", ".intoto.json", ".json", ".html", ""} <= kinds | {path.suffix for path in whole}
+    for path, data in whole.items():
+        case = flip(path, chance)
+        done = ready.build("R620", *FORMATS, check=0, timeout=LIMIT)
+        notices = done.lines("^note: ")
+        if path.name == "report.html":
+            assert path.read_bytes() == data, "it is made of the report"
+        else:
+            assert [path.name for notice in notices if f"{path} " in notice] == [path.name], f"{case}\n{done.text}"
+            named += 1
+        now = under(ready.dist)
+        assert now.keys() == whole.keys(), case
+        for other, was in whole.items():
+            assert now[other] == was or (path.name == "report.json" and other.name in OF_THE_RUN), f"{other}: {case}"
+        assert report.load(ready.dist) is not None, case
+        if WHOLE or path.name in OF_THE_RUN:
+            again = ready.build("R620", *FORMATS, check=0, timeout=LIMIT)
+            assert f"{path} " not in "".join(again.lines("^note: ")), "once"
+        whole = under(ready.dist)
+    print(f"bits: dist/: a bit in each of {len(whole)} files, {named} named, all made again with the same bytes")
+
+
+@pytest.mark.engine
+@pytest.mark.long(60)
+def test_a_wrong_bit_in_each_signature_of_dist(ready: Project, chance: random.Random, tmp_path: Path) -> None:
+    """With the key they are made again. Without, one that is damaged is named and goes; in a package, too."""
+    make_tiny(ready)
+    with new_key(tmp_path / "key") as key:
+        env = {"PIKAFORGE_SIGNING_KEY": str(key.secret), "PIKAFORGE_SIGNING_PASSPHRASE": ""}
+        ready.build("R620", *FORMATS, check=0, timeout=LIMIT, env=env)
+        whole = under(ready.dist)
+        signatures = [path for path in whole if path.suffix == ".asc"]
+        chosen = thorough.one_of("survival", signatures)
+        for path in chosen:
+            case = flip(path, chance)
+            ready.build("R620", *FORMATS, check=0, timeout=LIMIT, env=env)
+            key.gpg("--verify", str(path), str(path.with_suffix("")))
+            case = flip(path, chance)
+            done = ready.build("R620", *FORMATS, check=0, timeout=LIMIT)
+            assert f"{path} is damaged, and is removed" in done.text, case
+            assert not path.exists(), case
+            ready.build("R620", *FORMATS, check=0, timeout=LIMIT, env=env)
+            assert under(ready.dist).keys() == whole.keys()
+        rpm = next(path for path in whole if path.suffix == ".rpm")
+        signed = rpm.read_bytes()
+        at = signed.index(b"\x89\x02", 96) + 300  # in the numbers of the signature, which only the key can judge
+        rpm.write_bytes(signed[:at] + bytes([signed[at] ^ 1]) + signed[at + 1 :])
+        done = ready.build("R620", *FORMATS, check=0, timeout=LIMIT)
+        assert f"{rpm} is not as the last build has left it" in done.text
+        ready.build("R620", *FORMATS, check=0, timeout=LIMIT, env=env)
+        ready.tool("verify", rpm, env={"PIKAFORGE_VERIFY_KEYS": str(key.public)}, check=0)
+    print(f"bits: dist/: a bit in {len(chosen)} of {len(signatures)} signatures beside, twice, and in one in an RPM")
 
 
 @pytest.mark.engine

@@ -107,6 +107,7 @@ def test_out_is_full_at_every_stage(survivor: Survivor, small_out: Path, chance:
             survivor.forget(*STAGES[STAGES.index(stage) :])
             case = full_and_then_not(survivor, small_out, room, f"no space left in {small_out}/out")
             failed.append((stage, room, case))
+            print(f"{stage}, {room} bytes of room: {'failed' if case else 'passed'}, then whole", flush=True)
             assert case or room, f"{stage} needs no room?"
     print(f"disk of out/: {failed}")
 
@@ -122,6 +123,7 @@ def test_the_engines_disk_is_full_at_every_stage(
             survivor.forget(*STAGES[STAGES.index(stage) :])
             case = full_and_then_not(survivor, island.engine.folder, room, "no space left")
             failed.append((stage, room, case))
+            print(f"{stage}, {room} bytes of room: {'failed' if case else 'passed'}, then whole", flush=True)
             assert case or room, f"{stage} needs no room?"
     print(f"disk of the engine: {failed}")
 

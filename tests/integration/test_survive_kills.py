@@ -8,15 +8,24 @@ from __future__ import annotations
 import os
 import random
 import re
+import shutil
 import signal
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import thorough
-from survival import TRACE, Run, Survivor, kill_tree, processes, seed_of
+from integration.conftest import make_tiny
+from integration.farms import Farm, Program, farm
+from survival import TRACE, Island, Run, Survivor, digests, kill_tree, processes, seed_of
+
+if TYPE_CHECKING:
+    from integration.conftest import Shop
 
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("survival"), pytest.mark.long(300)]
 
@@ -24,6 +33,7 @@ KILLS = 100 if thorough.whole("survival") else 6
 VICTIMS = ("all", "client", "container", "worker")
 """The tree of processes with all containers; without them, so that they go on; containers alone; a process alone that
 the tool has started."""
+FARM_KILLS = 25 if thorough.whole("survival") else 1
 LEAST = 2.0
 """Seconds in which a kill comes, where hardly anything is left to be done; the start of the tool is in them."""
 DONE = 0.6
@@ -106,3 +116,74 @@ def test_builds_that_are_killed_come_to_the_same_end(survivor: Survivor) -> None
     told = f"{turn} runs, {kills.hits.total()} kills that hit: {dict(kills.hits)}, {kills.ends + 1} ends, all alike"
     print(told)
     assert len(kills.hits) == len(VICTIMS) or not thorough.whole("survival")
+
+
+@dataclass(slots=True, kw_only=True)
+class FarmKills:
+    """Builds on a farm of two workers, one of which is killed at some moment; the other one makes the rest."""
+
+    survivor: Survivor
+    farm: Farm
+    chance: random.Random
+    until: Callable[..., None]
+    workers: dict[str, Program] = field(default_factory=dict)
+    made: int = 0
+
+    def hire(self) -> None:
+        """Start workers, so that there are two."""
+        assert self.survivor.island is not None
+        while len(self.workers) < 2:
+            self.made += 1
+            name = f"worker-{self.made}"
+            env = {**self.survivor.env, "TMPDIR": str(self.survivor.temporary)}
+            self.workers[name] = self.farm.worker(name, env=env)
+
+    def forget(self) -> None:
+        """Forget all results but images, here, at the workers, and in the shared store."""
+        self.survivor.begin_anew()
+        stores = [self.farm.folder / f"{name}-out" / "store" for name in self.workers]
+        for path in (path for store in stores for path in store.glob("[!.]*") if path.name != "image"):
+            shutil.rmtree(path)
+        for path in self.farm.store.glob("*"):
+            shutil.rmtree(path)
+
+    def once(self) -> bool:
+        """Build, and kill a worker meanwhile; whether it was killed before the end."""
+        self.hire()
+        self.forget()
+        run = self.survivor.start(env=self.farm.env)
+        moment = self.chance.uniform(0, self.survivor.seconds)
+        hit = run.lasts(moment)
+        if hit:
+            self.workers.pop(self.chance.choice(sorted(self.workers))).kill()
+        status = run.finish()
+        case = f"a worker of a farm after {moment:.2f} s: {hit}, status {status}\n{run.text}"
+        print(case.partition("\n")[0], flush=True)
+        assert (status, TRACE in run.text) == (0, False), case
+        assert digests(self.survivor.project.dist) == self.survivor.bytes, case
+        # What the worker has started ends with it, a moment later than the build may.
+        self.until(lambda: self.survivor.left() == [], "nothing is left")
+        return hit
+
+
+def test_a_farms_workers_that_are_killed(
+    island: Island, shop: Shop, tmp_path: Path, until: Callable[..., None]
+) -> None:
+    """The client comes to its end each time, with the same bytes."""
+    project = shop.ready(tmp_path / "client")
+    make_tiny(project)
+    project.change(lambda matrix: matrix["defaults"].update(emulator=None))
+    env = {"DOCKER_HOST": island.engine.address}
+    with farm(tmp_path / "farm", island.enter) as cluster:
+        cluster.images = project.out / "store" / "image"
+        words = ("R620", "--no-compiler-cache", "--farm", cluster.address)
+        survivor = Survivor(project=project, env={**env, **cluster.env}, island=island, words=words)
+        survivor.temporary.mkdir()
+        kills = FarmKills(survivor=survivor, farm=cluster, chance=seed_of("farm"), until=until)
+        kills.hire()
+        survivor.learn()
+        turns = hits = 0
+        while hits < FARM_KILLS:
+            hits += kills.once()
+            turns += 1
+        print(f"farm: {turns} builds, {hits} of them lost a worker; {turns} ends, all alike")

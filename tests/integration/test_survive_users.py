@@ -117,8 +117,17 @@ def test_a_store_that_a_group_shares(house: Callable[[int], House]) -> None:
     assert status == 0, text
     assert "compile  debian12-sandybridge-none is up to date" in text
     assert digests(both.second.project.dist) == whole
+    path = min((both.first.project.out / "store" / "package").glob("*/*.tar.gz"))
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    shutil.rmtree(both.second.project.dist)
+    status, text = both.run(both.second, "002")
+    assert status == 0, text
+    assert f"{path} does not have the digest it was stored with (of user {FIRST})" in text
+    assert digests(both.second.project.dist) == whole
+    status, text = both.run(both.first, "002")
+    assert (status, "everything is up to date" in text) == (0, True), text
     assert both.first.left() == []
-    print("users: one group: the second one takes what the first one has made, the same bytes")
+    print("users: one group: each takes what the other one has made and mends what is damaged, the same bytes")
 
 
 def test_a_store_of_somebody_else(house: Callable[[int], House]) -> None:
@@ -130,7 +139,7 @@ def test_a_store_of_somebody_else(house: Callable[[int], House]) -> None:
     status, text = both.run(both.second, "022")
     assert TRACE not in text
     assert status == 3, text
-    assert f"{both.first.project.out}" in text
+    assert f"{both.first.project.out} cannot be written (of user {FIRST})" in text
     assert "--out" in text, "what to do"
     status, text = both.run(both.first, "022")
     assert (status, "everything is up to date" in text) == (0, True), text

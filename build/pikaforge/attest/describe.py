@@ -57,5 +57,5 @@ def describe(artifact: Path, *, builder: Builder, manifest: Mapping[str, object]
 
 
 def _write(path: Path, text: str) -> None:
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+    if not path.is_file() or path.read_bytes() != text.encode():
         write_atomically(path, text)

@@ -66,7 +66,7 @@ class InputCollector:
             assert outcome.result is not None  # there are no errors
             label = outcome.node.label
             labels |= {tag: labels.get(tag, label) for tag in self._tags(label, done)}
-            folder = self.workspace.store.root / STAGE_NAME / outcome.key
+            folder = self.workspace.store.entry(STAGE_NAME, outcome.key)
             for name in (RECORD, *outcome.result.files):
                 self.members[f"store/{STAGE_NAME}/{outcome.key}/{name}"] = MemberFile(path=folder / name)
             results.append(BundledResult(label=label, key=outcome.key))

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from pikaforge.errors import ConfigError, GitError, HostError, OriginError, UnreachableError
 from pikaforge.host import git as repositories
 from pikaforge.host import git_packs, process
+from pikaforge.host.disk import refuse_full
 from pikaforge.host.git_program import failure, git, pristine, processes_with, refuse_offline, resolved
 from pikaforge.host.git_urls import COMMIT, NETWORK, leaves, protocol, ref_refusal, refusal
 from pikaforge.host.http import local_path, redacted
@@ -95,9 +96,14 @@ class Cache:
             remove(path)
         path.mkdir(parents=True)
         settings = {"GIT_DEFAULT_HASH": form, "GIT_TEMPLATE_DIR": ""}
-        done = git("init", "--bare", "--quiet", "--", str(path), env={**pristine(path), **settings})
-        if done.status != 0:
-            raise GitError(f"cannot make {path}: {clean(done.errors().strip())}")
+        try:
+            done = git("init", "--bare", "--quiet", "--", str(path), env={**pristine(path), **settings})
+            if done.status != 0:
+                refuse_full(path)
+                raise GitError(f"cannot make {path}: {clean(done.errors().strip())}")
+        except BaseException:  # half of one would be taken for a damaged one
+            remove(path)
+            raise
 
     def _free(self, path: Path) -> None:
         """Remove locks and parts that an interrupted git has left. Our own lock is held, so no other run has them."""
@@ -173,6 +179,7 @@ class Cache:
             except UnreachableError:
                 raise
             except (HostError, ConfigError):
+                refuse_full(path)  # git does not say it each time, and what cannot grow is not damaged
                 if _is_whole(path):
                     raise
             self._renew(path, format_of(commit))

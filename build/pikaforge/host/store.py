@@ -2,7 +2,8 @@
 
 An entry is a folder `<stage>/<key>/` with the result's files and `result.json`, which names each file's SHA-256.
 It is written beside and renamed, so it is there whole or not at all. Files are verified by digest when they are read. A
-bad entry is reported, and counts as missing.
+bad entry is reported, and counts as missing. Where it is another user's, and cannot be moved, a user's result has a
+place of its own: `<stage>~<user id>/<key>/`.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from typing import IO, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from pikaforge.errors import HostError
-from pikaforge.host import process
+from pikaforge.host import process, store_folders
 from pikaforge.host.disk import full_disk_errors
 from pikaforge.host.run_id import RunId
+from pikaforge.host.store_folders import NEW, mark_of
 from pikaforge.host.store_uses import Uses
 from pikaforge.host.store_uses import sweep as sweep_uses
 
@@ -34,10 +36,6 @@ DIGEST = "sha256"
 """Name of the digest of all else in a record: facts decide as much as files do."""
 BEGIN = 180
 """Bytes of a file's name in the temporary name, which may have 255 (NAME_MAX) with run id and random letters."""
-NEW = ".new-"
-"""Begin of the name of an entry that is being written or removed. The run id comes behind it."""
-USED = ".used-"
-"""Begin of the name of an entry's mark; see `mark_of`."""
 MAKING = ".making-"
 """Begin of the name of the lock of a result that is being made."""
 PATIENCE = 1.0
@@ -180,11 +178,6 @@ def _is_at(lock: IO[bytes], path: Path) -> bool:
     return os.path.samestat(os.fstat(lock.fileno()), there)
 
 
-def mark_of(entry: Path) -> Path:
-    """Return the file whose time is that of the last use of an entry. The entry itself never changes."""
-    return entry.parent.with_name(f"{USED}{entry.parent.name}-{entry.name}")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """The result of a stage: facts and files."""
@@ -230,9 +223,16 @@ class Store:
         self.root = root
         self._run_id = RunId.current()
         self._uses = Uses(root)
+        self._own = store_folders.OwnPlaces(root)
 
-    def _folder(self, stage: str, key: str) -> Path:
-        return self.root / stage / key
+    def entry(self, stage: str, key: str) -> Path:
+        """Return where an entry is, or would be."""
+        return self._own.of(stage, key) or self.root / stage / key
+
+    def _clear(self, stage: str, key: str) -> None:
+        """Take an entry away. If it cannot be taken away, the next one will have a place of this user's own."""
+        if not store_folders.take_away(self.entry(stage, key)):
+            self._own.want(stage, key)
 
     def peek(self, stage: str, key: str) -> Result | None:
         """Return an entry without verifying its files: for display, not to build on it."""
@@ -241,7 +241,7 @@ class Store:
 
     def _read(self, stage: str, key: str) -> tuple[Result, dict[str, str]] | None:
         """Return an entry without verifying its files, and the digests of its files by name."""
-        folder = self._folder(stage, key)
+        folder = self.entry(stage, key)
         try:
             record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
             if record[DIGEST] != sealed(record)[DIGEST]:
@@ -268,7 +268,7 @@ class Store:
 
         It counts as used from now on: nobody removes it while this process runs.
         """
-        folder = self._folder(stage, key)
+        folder = self.entry(stage, key)
         if folder.is_dir():
             with suppress(OSError):  # a store that only others can write
                 self._use(stage, key)
@@ -276,21 +276,23 @@ class Store:
 
     def _use(self, stage: str, key: str) -> None:
         """Note that this process uses an entry, and when."""
-        if not self._uses.known(stage, key):
+        folder = self.entry(stage, key)
+        if not self._uses.known(folder.parent.name, key):
             with locked(self.root / ".lock"):
-                self._uses.add(stage, key)
-        mark_of(self._folder(stage, key)).touch()
+                self._uses.add(folder.parent.name, key)
+        mark_of(folder).touch()
 
     def verified(self, stage: str, key: str) -> tuple[Result | None, str]:
         """Return the entry as `get` does, without using it."""
-        folder = self._folder(stage, key)
+        folder = self.entry(stage, key)
         if in_the_way := self._in_the_way(folder):
             return None, f"{in_the_way} is not a folder"
         if not folder.is_dir():
             return None, ""
         read = self._read(stage, key)
         if read is None:
-            return None, f"{folder / RECORD} or a file it names is missing, unreadable or damaged"
+            why = f"{folder / RECORD} or a file it names is missing, unreadable or damaged"
+            return None, f"{why}{store_folders.of_another(folder)}"
         result, digests = read
         for name, path in result.files.items():
             try:
@@ -298,7 +300,7 @@ class Store:
             except OSError as error:
                 return None, f"{path} cannot be read: {error.strerror}"
             if found != digests[name]:
-                return None, f"{path} does not have the digest it was stored with"
+                return None, f"{path} does not have the digest it was stored with{store_folders.of_another(folder)}"
         return result, ""
 
     def _in_the_way(self, folder: Path) -> Path | None:
@@ -342,7 +344,6 @@ class Store:
         origin: str = "",
     ) -> Result:
         """Store a result; its files are moved. A bad entry under the same key is replaced."""
-        folder = self._folder(stage, key)
         with self.scratch() as beside:
             for name, path in files.items():
                 shutil.move(path, beside / name)
@@ -354,40 +355,44 @@ class Store:
                 **({"origin": origin} if origin else {}),
             }
             (beside / RECORD).write_text(json.dumps(sealed(record), indent=2, sort_keys=True) + "\n", encoding="utf-8")
-            beside.chmod(0o755)
+            beside.chmod(0o755 | self.root.stat().st_mode & 0o020)  # whoever shares the store may mend it
             # What has taken an hour is not lost with the power; and what has the name of an entry is one.
             for path in (*(beside / name for name in files), beside / RECORD, beside):
                 write_through(path)
             # Under the lock, so that nobody removes an entry that another run has just replaced.
             with locked(self.root / ".lock"):
-                # If another run was first, with the same inputs, its result stays.
-                while in_the_way := self._in_the_way(folder):
-                    remove(in_the_way)
-                _make_folders(folder.parent)
-                if folder.is_dir() and self.verified(stage, key)[0] is None:
-                    remove(folder)
-                if not folder.is_dir():
-                    beside.rename(folder)
-                    write_through(folder.parent)
-                self._uses.add(stage, key)
+                try:
+                    folder = self._place(stage, key, beside)
+                except PermissionError:  # the folder is another user's
+                    self._own.want(stage, key)
+                    folder = self._place(stage, key, beside)
+                self._uses.add(folder.parent.name, key)
             result = self.peek(stage, key)
         if result is None:
             raise HostError(f"cannot write {folder}", hint="is something removing it? then run again")
         return result
 
+    def _place(self, stage: str, key: str, made: Path) -> Path:
+        """Give a folder the name of an entry, unless there is a good one; return that. The store is locked."""
+        # If another run was first, with the same inputs, its result stays.
+        while in_the_way := self._in_the_way(self.entry(stage, key)):
+            remove(in_the_way)
+        if self.entry(stage, key).is_dir() and self.verified(stage, key)[0] is None:
+            self._clear(stage, key)
+        folder = self.entry(stage, key)
+        _make_folders(folder.parent)
+        if not folder.is_dir():
+            made.rename(folder)
+            write_through(folder.parent)
+        return folder
+
     def drop(self, stage: str, key: str) -> None:
         """Remove an entry."""
         with suppress(HostError):
-            remove(self._folder(stage, key))
-            remove(mark_of(self._folder(stage, key)))
+            remove(mark_of(self.entry(stage, key)))
+        self._clear(stage, key)
 
     def sweep(self) -> int:
         """Remove incomplete results of runs that have ended; return how many those were."""
-        removed = 0
         sweep_uses(self.root)
-        for folder in self.root.glob(f"{NEW}*"):
-            made_by = RunId.parse("-".join(folder.name.split("-")[1:4]))
-            if made_by is not None and made_by.gone():
-                shutil.rmtree(folder, ignore_errors=True)
-                removed += 1
-        return removed
+        return store_folders.sweep(self.root)

@@ -5,7 +5,6 @@ What a running process uses stays (`store_uses`).
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -13,8 +12,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from pikaforge.host.run_id import RunId
-from pikaforge.host.store import NEW, RECORD, Store, locked, mark_of, remove
+from pikaforge.errors import HostError
+from pikaforge.host.store import RECORD, Store, locked, remove
+from pikaforge.host.store_folders import mark_of, of_another, take_away
 from pikaforge.host.store_uses import used
 
 
@@ -115,13 +115,14 @@ def drop(store: Store, bad: Iterable[StoredEntry]) -> Sequence[StoredEntry]:
 def _removed(store: Store, entry: StoredEntry, *, unless: Callable[[Path], bool]) -> bool:
     """Remove an entry, unless a running process uses it; return whether it is gone."""
     folder = store.root / entry.stage / entry.key
-    beside = store.root / f"{NEW}{RunId.current().text}-{os.urandom(8).hex()}"
     with locked(store.root / ".lock"):
         if not folder.is_dir():
             return True
         if entry.name in used(store.root) or unless(folder):
             return False
-        folder.rename(beside)
-        remove(mark_of(folder))
-    remove(beside)
-    return True
+        if take_away(folder):
+            remove(mark_of(folder))
+            return True
+    raise HostError(
+        f"cannot remove {folder}{of_another(folder)}", hint="its owner can, or whoever may write the folder above"
+    )

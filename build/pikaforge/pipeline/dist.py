@@ -19,10 +19,11 @@ from pikaforge.formats.artifact import ArtifactRecord
 from pikaforge.formats.embedded_signature import Insert, Insertion, insert_here, insert_in
 from pikaforge.host.disk import full_disk_errors
 from pikaforge.host.process import cwd
-from pikaforge.host.store import locked, sha256
+from pikaforge.host.store import Result, locked, sha256
 from pikaforge.host.workspace import GUEST, Workspace
 from pikaforge.pipeline import package, report
-from pikaforge.pipeline.dist_folder import descriptions, put_package, write_sums
+from pikaforge.pipeline.dist_before import Before, refuse_changed
+from pikaforge.pipeline.dist_folder import descriptions, listed, put_package, write_sums
 from pikaforge.pipeline.image.facts import ImageStageFacts
 from pikaforge.pipeline.package import PackageFacts
 from pikaforge.pipeline.report_page import page
@@ -45,6 +46,7 @@ class DistFiles:
     written: int = 0
     """Number of files that were not there yet."""
     notices: tuple[str, ...] = ()
+    """What is to be said of the key, and of files that were not as the last build has left them."""
 
 
 def write(workspace: Workspace, spec: Spec, done: Report) -> DistFiles:
@@ -57,7 +59,8 @@ def write(workspace: Workspace, spec: Spec, done: Report) -> DistFiles:
         HostError: a file cannot be written, or GnuPG is missing.
     """
     with locked(workspace.dist / ".lock"), workspace.store.scratch() as scratch, configured_signer(scratch) as signer:
-        writer = _DistWriter(workspace=workspace, spec=spec, done=done, scratch=scratch, signer=signer)
+        before = Before.of(workspace.dist, spec.product.name)
+        writer = _DistWriter(workspace=workspace, spec=spec, done=done, scratch=scratch, signer=signer, before=before)
         with full_disk_errors(workspace.dist, scratch):
             return writer.write()
 
@@ -85,8 +88,11 @@ class _DistWriter:
     done: Report
     scratch: Path
     signer: Signer | None
+    before: Before
     builder: Builder = field(default_factory=lambda: builder_of(os.environ))
     written: int = 0
+    made: set[Path] = field(default_factory=set)
+    """What is another file than before."""
 
     def write(self) -> DistFiles:
         outcomes = self.done.by_cell()
@@ -102,14 +108,9 @@ class _DistWriter:
             builder = self._built(outcomes[cell.id])
             records = []
             for artifact in facts.artifacts:
-                path, written = put_package(outcome.result, artifact, folder)
-                self.written += written
-                if self.signer is not None:
-                    self.written += self.signer.sign_inside(path, partial(self._insert, cell))
-                digest = self._describe(path, artifact, facts.manifest, builder, written=written)
-                sums = folders.setdefault(folder, {})
-                for file in (path, *descriptions(path)):
-                    sums[file.name] = digest if file == path else sha256(file)
+                path, digests = self._put(cell, outcome.result, artifact, facts.manifest, builder)
+                digest = digests[path.name]
+                folders.setdefault(folder, {}).update(digests)
                 files.append((path, digest))
                 changes = {
                     "path": str(path.relative_to(self.workspace.dist)),
@@ -124,13 +125,28 @@ class _DistWriter:
             self.spec,
             self.done,
             artifacts,
-            earlier=report.load(self.workspace.dist, report.name_of(self.workspace.dist, self.spec.product.name)),
+            earlier=self.before.report,
             dist=self.workspace.dist,
             now=datetime.now(timezone.utc),
         )
         page.write_beside(report.write(self.workspace.dist, made), made, logs=self.workspace.out / "logs")
-        notices = self.signer.notices if self.signer is not None else ()
+        notices = (*self.before.notices, *(self.signer.notices if self.signer is not None else ()))
         return DistFiles(report=made, artifacts=files, written=self.written, notices=notices)
+
+    def _put(
+        self, cell: Cell, result: Result, artifact: ArtifactRecord, manifest: Mapping[str, object], builder: Builder
+    ) -> tuple[Path, dict[str, str]]:
+        """Put a package and what describes it under dist/; return its path, and the digests of all by name."""
+        folder = self.workspace.dist / cell.image
+        noted = self.before.digests(folder / artifact.name)
+        path, written = put_package(result, artifact, folder, noted=noted, changed=self.before.changed)
+        self.written += written
+        if written:
+            self.made.add(path)
+        if self.signer is not None and self.signer.sign_inside(path, partial(self._insert, cell)):
+            self.written += 1
+            self.made.add(path)
+        return path, {path.name: sha256(path), **self._described(path, artifact, manifest, builder)}
 
     def _insert(self, cell: Cell, job: Insertion) -> bytes:
         """Put a signature into a file, with this machine's programs or with those of the tools image."""
@@ -146,32 +162,50 @@ class _DistWriter:
         caches, shared = report.caches_of(outcomes), report.shared_of(outcomes)
         return self.builder.model_copy(update={"compiler_caches": caches, "shared_results": shared})
 
-    def _describe(
-        self, path: Path, artifact: ArtifactRecord, manifest: Mapping[str, object], builder: Builder, *, written: bool
-    ) -> str:
-        """Write SBOM and provenance of an artifact, unless they are there; return the artifact's digest."""
-        if written or not _described(path, builder):
-            from pikaforge.attest.describe import describe  # noqa: PLC0415  # its library takes a third of a second
+    def _described(
+        self, path: Path, artifact: ArtifactRecord, manifest: Mapping[str, object], builder: Builder
+    ) -> dict[str, str]:
+        """Write SBOM and provenance of a package, unless they are there as they should be; return their digests."""
+        files = descriptions(path)
+        found = {file.name: sha256(file) for file in files if file.is_file()}
+        changed = [file for file in files if self.before.digests(file) != {found.get(file.name)}]
+        named = _builder_in(files[1])
+        same = named is not None and _used(named) == _used(builder)
+        if path not in self.made and same and not changed:
+            return found
+        from pikaforge.attest.describe import describe  # noqa: PLC0415  # its library takes a third of a second
 
-            describe(path, builder=builder, manifest=None if artifact.role == "main" else manifest)
-        return sha256(path)
+        # Who has built it stays, unless that is what has changed.
+        if same and named is not None and (files[1] not in changed or not self.before.digests(files[1])):
+            builder = named
+        describe(path, builder=builder, manifest=None if artifact.role == "main" else manifest)
+        now = {file.name: sha256(file) for file in files}
+        for file in files:
+            if now[file.name] != found.get(file.name):
+                self.made.add(file)
+                if path not in self.made and file.name in found and file in changed and self.before.digests(file):
+                    self.before.changed(file)
+        return now
 
     def _seal(self, folder: Path, sums: dict[str, str]) -> None:
         """Write the sums of a folder, and signatures of all that is in it."""
+        self.before.compare_sums(folder, sums, self.made)
         write_sums(folder, sums)
-        if self.signer is not None:
-            for name in (*sums, SUMS):
+        for name in (*sums, SUMS):
+            if self.signer is None:
+                self.before.drop_damaged_signature(folder / name)
+            else:
                 self.signer.sign(folder / name)
 
 
-def _described(path: Path, builder: Builder) -> bool:
-    """Return whether SBOM and provenance of a package are there, and say which caches and shared results were used."""
-    bill, statement = descriptions(path)
-    if not bill.is_file() or not statement.is_file():
-        return False
-    named = builder_in(statement.read_text(encoding="utf-8", errors="replace"))
-    wanted = (builder.compiler_caches, builder.shared_results)
-    return named is not None and (named.compiler_caches, named.shared_results) == wanted
+def _builder_in(statement: Path) -> Builder | None:
+    """Return the builder that a provenance names; None if there is none."""
+    return builder_in(statement.read_text(encoding="utf-8", errors="replace")) if statement.is_file() else None
+
+
+def _used(builder: Builder) -> tuple[object, ...]:
+    """Return which caches and shared results a builder has used."""
+    return builder.compiler_caches, builder.shared_results
 
 
 def sign(
@@ -197,10 +231,15 @@ def sign(
     with locked(folder / ".lock"):
         changed = []
         sums: dict[Path, dict[str, str]] = {}
+        noted: dict[Path, Mapping[str, str]] = {}
         for cell in done.cells:
             artifacts = []
             for artifact in cell.artifacts if cell.id in cells else ():
                 path = report.package_path(folder, artifact)
+                if path.parent not in noted:
+                    noted[path.parent] = listed(path.parent).digests
+                for file in filter(Path.is_file, descriptions(path)):
+                    refuse_changed(file, sha256(file), noted[path.parent])
                 digest = artifact.sha256
                 if signer.sign_inside(path, insert):
                     _describe_again(path, cell, artifact)

@@ -1,12 +1,15 @@
 """The file of a build report: facts that several cells have are written once.
 
 Cells of one compilation have the same audit and smoke test, and cells of one image have the same packages in it. In the
-file, a cell names such facts by a key. Each fact and each cell is a line of its own.
+file, a cell names such facts by a key. Each fact and each cell is a line of its own. The file has the digest of all
+else in it, so that a wrong bit is found: a cell of which nothing is made again is kept as it is there.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Literal, TypeVar
 
@@ -19,6 +22,8 @@ from pikaforge.pipeline.report_record import BuildReport, CellRecord, CellState
 from pikaforge.pipeline.smoke.record import WayRecord
 
 KEY_DIGITS = 16
+SEAL = re.compile(rb'^ "sha256": "([0-9a-f]{64})"', re.MULTILINE)
+"""The member of the file that has the digest of all else in it."""
 IMAGE = "image"
 """The part of a manifest that says what was in the images: by far the longest."""
 
@@ -42,6 +47,10 @@ class ReportFile(Strict):
     """dist/report.json. Keys say only which facts are the same."""
 
     format: Literal[2] = Field(default=2, description="Version of this file's layout.")
+    sha256: str = Field(
+        default="",
+        description="Of this file with an empty text here. Who changes the file by hand makes this text empty.",
+    )
     product: str = Field(description="What is built.")
     version: str = Field(description="Its version.")
     audits: dict[str, AuditRecord] = Field(default_factory=dict, description="The audit's verdicts.")
@@ -117,7 +126,17 @@ def unpacked(file: ReportFile) -> BuildReport:
 def text(report: BuildReport) -> bytes:
     """Return the text of a report's file."""
     file = packed(report)
-    return ("".join(_lines(file.model_dump(mode="json"))) + "\n").encode()
+    data = ("".join(_lines(file.model_dump(mode="json"))) + "\n").encode()
+    return data.replace(b'"sha256": ""', f'"sha256": "{hashlib.sha256(data).hexdigest()}"'.encode(), 1)
+
+
+def _is_whole(data: bytes, file: ReportFile) -> bool:
+    """Return whether a file has the digest that is in it, if there is one."""
+    found = SEAL.search(data)
+    if found is None:
+        return not file.sha256
+    bare = data[: found.start(1)] + data[found.end(1) :]
+    return found[1].decode() == file.sha256 == hashlib.sha256(bare).hexdigest()
 
 
 def _lines(data: Mapping[str, object]) -> Iterator[str]:
@@ -145,10 +164,14 @@ def _block(brackets: str, lines: list[str]) -> str:
 
 def parsed(data: bytes) -> BuildReport | None:
     """Return the report in the bytes of a file, of this format or the one before; None if it is none."""
-    readers: tuple[Callable[[bytes], BuildReport], ...] = (
-        lambda content: unpacked(ReportFile.model_validate_json(content)),
-        BuildReport.model_validate_json,
-    )
+
+    def sealed(content: bytes) -> BuildReport:
+        file = ReportFile.model_validate_json(content)
+        if not _is_whole(content, file):
+            raise KeyError("sha256")
+        return unpacked(file)
+
+    readers: tuple[Callable[[bytes], BuildReport], ...] = (sealed, BuildReport.model_validate_json)
     for read in readers:
         try:
             return read(data)

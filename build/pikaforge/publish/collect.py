@@ -11,6 +11,8 @@ from pikaforge.config.schema import Spec
 from pikaforge.formats.artifact import ArtifactRecord
 from pikaforge.formats.format import BuildOrigin, of
 from pikaforge.host.store import sha256
+from pikaforge.pipeline.dist_before import refuse_changed
+from pikaforge.pipeline.dist_folder import listed
 from pikaforge.pipeline.report import package_path
 from pikaforge.pipeline.report_page.merge import FoundReport
 from pikaforge.pipeline.report_record import BuildReport, CellRecord
@@ -35,8 +37,10 @@ def collect(chosen: Sequence[tuple[FoundReport, CellRecord]], spec: Spec, *, now
     """Return the packages of some cells, each compared with its report.
 
     Raises:
-        PublishError: a package is missing, or is not what the report says.
+        PublishError: a package is missing, or is not what the report says; or what describes it is not what SHA256SUMS
+            says.
     """
+    sums: dict[Path, Mapping[str, str]] = {}
     items: list[Item] = []
     sources: dict[tuple[str, str], Path] = {}
     for found, cell in chosen:
@@ -44,11 +48,14 @@ def collect(chosen: Sequence[tuple[FoundReport, CellRecord]], spec: Spec, *, now
         variant = "" if image is None or cell.allocator == image.allocator else cell.allocator
         for record in cell.artifacts:
             path = package_path(found.folder, record)
+            if path.parent not in sums:
+                sums[path.parent] = listed(path.parent).digests
+            beside = tuple(_beside(path, of(record.format).folder, sums[path.parent]))
             item = Item(
                 product=found.report.product,
                 image=cell.image,
                 model=cell.model,
-                artifact=_artifact(path, record, cell, found.report, variant=variant, now=now),
+                artifact=_artifact(path, record, cell, found.report, beside, variant=variant, now=now),
             )
             items.append(item)
             for file in item.artifact.files():
@@ -57,7 +64,14 @@ def collect(chosen: Sequence[tuple[FoundReport, CellRecord]], spec: Spec, *, now
 
 
 def _artifact(
-    path: Path, record: ArtifactRecord, cell: CellRecord, report: BuildReport, *, variant: str, now: str
+    path: Path,
+    record: ArtifactRecord,
+    cell: CellRecord,
+    report: BuildReport,
+    beside: tuple[File, ...],
+    *,
+    variant: str,
+    now: str,
 ) -> Artifact:
     kind = of(record.format)
     origin = BuildOrigin(product=report.product, version=report.version, role=record.role, variant=variant)
@@ -77,12 +91,15 @@ def _artifact(
         published=now,
         since=1,
         body=kind.body(path),
-        beside=tuple(_beside(path, kind.folder)),
+        beside=beside,
     )
 
 
-def _beside(path: Path, folder: str) -> Iterator[File]:
+def _beside(path: Path, folder: str, noted: Mapping[str, str]) -> Iterator[File]:
+    """Yield the files beside a package, after a comparison with SHA256SUMS, which has none of signatures."""
     for suffix in BESIDE:
         file = path.with_name(path.name + suffix)
         if file.is_file():
-            yield File(path=f"{folder}/{file.name}", sha256=sha256(file), bytes=file.stat().st_size)
+            digest = sha256(file)
+            refuse_changed(file, digest, noted)
+            yield File(path=f"{folder}/{file.name}", sha256=digest, bytes=file.stat().st_size)

@@ -1,8 +1,9 @@
 """The listing of a result in a shared store: what it is, and the digests of its files.
 
-A listing is one object. It has the statement as a text, and a signature of exactly this text. The statement names stage
-and key, so that nobody can put the listing of one result in the place of another. Files are objects of their own, by
-their digest. They are written before the listing, so that what a listing names was there.
+A listing is one object. It has the statement as a text, and digest and signature of exactly this text. The statement
+names stage and key, so that nobody can put the listing of one result in the place of another. The digest finds wrong
+bits where nothing is signed. Files are objects of their own, by their digest. They are written before the listing, so
+that what a listing names was there.
 
 Nothing of a listing is trusted: size, depth, names, numbers and letters are bounded before anything is made of it.
 """
@@ -16,6 +17,7 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue, ValidationError
 
 from pikaforge.config.scalars import DIGEST_PATTERN, Strict
+from pikaforge.host.hashing import digest
 from pikaforge.host.json_text import JsonError, verify_size
 from pikaforge.host.store import RECORD, Result, sha256
 from pikaforge.host.text import CONTROLS, one_line, size_text
@@ -64,6 +66,8 @@ class ResultListing(Strict):
     """A statement as it was signed."""
 
     statement: str = Field(max_length=LIMIT)
+    sha256: str = Field(pattern=DIGEST_PATTERN)
+    """Of the statement: facts decide as much as files do."""
     signature: str = Field(default="", max_length=1 << 16)
     """Detached, in OpenPGP's text form; "" without a key."""
 
@@ -115,7 +119,8 @@ def written(statement: ResultStatement, sign: Callable[[bytes], str]) -> bytes:
     """
     text = statement.model_dump_json()
     _check_size(text.encode())
-    data = ResultListing(statement=text, signature=sign(text.encode())).model_dump_json().encode()
+    listing = ResultListing(statement=text, sha256=digest(text), signature=sign(text.encode()))
+    data = listing.model_dump_json().encode()
     _check_size(data)
     return data
 
@@ -133,13 +138,16 @@ def parsed(data: bytes) -> ResultListing:
     """Return a listing; its statement is not looked at yet.
 
     Raises:
-        ListingError: it is none.
+        ListingError: it is none, or is damaged.
     """
     _check_size(data)
     try:
-        return ResultListing.model_validate_json(data)
+        listing = ResultListing.model_validate_json(data)
     except ValidationError as error:
         raise ListingError(f"it is no listing: {_first(error)}") from None
+    if digest(listing.statement.encode("utf-8", "surrogatepass")) != listing.sha256:
+        raise ListingError("its listing is damaged: the statement does not have its digest")
+    return listing
 
 
 def statement_in(listing: ResultListing, *, stage: str, key: str) -> ResultStatement:

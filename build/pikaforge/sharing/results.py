@@ -83,8 +83,8 @@ class SharedResults:
         # Where only signed results are taken, one without a signature would be in the way of others.
         self._reads, self._writes = True, write and (seals.signs or not seals.judges)
         self._proven = False
-        self._damaged: set[str] = set()
-        """Paths of listings with a file that came with other bytes: all files are sent again then."""
+        self._refused: set[str] = set()
+        """Paths of listings that were not taken: they are replaced, and all their files are sent again."""
         self.where = objects.where
         self.counts = Counts()
 
@@ -143,8 +143,7 @@ class SharedResults:
         except ObjectError as error:
             self._failed(f"{stage}/{key} cannot be read", error)
         except (_RefusedError, ListingError) as refused:
-            self._say(f"what the shared store {self.where} has under {stage}/{key} is not taken: {refused}")
-            self.counts.refused += 1
+            self._refuse(stage, key, str(refused))
         else:
             self.counts.taken += 1
             return result
@@ -162,7 +161,7 @@ class SharedResults:
             small = [file for file in statement.files if file.bytes <= SMALL]
             files = {file.name: into / file.name for file in statement.files}
             with full_disk_errors(into):
-                files |= {file.name: self._file(file, into, path_of(stage, key)) for file in small}
+                files |= {file.name: self._file(file, into) for file in small}
             found = Result(
                 stage=stage,
                 key=key,
@@ -175,11 +174,17 @@ class SharedResults:
         except ObjectError as error:
             self._failed(f"{stage}/{key} cannot be read", error)
         except (_RefusedError, ListingError) as refused:
-            self._say(f"what the shared store {self.where} has under {stage}/{key} is not taken: {refused}")
-            self.counts.refused += 1
+            self._refuse(stage, key, str(refused))
         else:
             return found
         return None
+
+    def _refuse(self, stage: str, key: str, why: str) -> None:
+        """Say that a result is not taken, and remember that it may be replaced."""
+        self._say(f"what the shared store {self.where} has under {stage}/{key} is not taken: {why}")
+        with self._lock:
+            self._refused.add(path_of(stage, key))
+        self.counts.refused += 1
 
     def _statement(self, stage: str, key: str) -> ResultStatement | None:
         """Return the statement of a result, after its signature was judged; None if there is none."""
@@ -208,8 +213,7 @@ class SharedResults:
         free = room("results", folder).free
         if free is not None and total + SPARE > free:
             raise _RefusedError(f"its {size_text(total)} leave no room on the disk")
-        listing = path_of(statement.stage, statement.key)
-        files = {file.name: self._file(file, folder, listing) for file in statement.files}
+        files = {file.name: self._file(file, folder) for file in statement.files}
         return Result(
             stage=statement.stage,
             key=statement.key,
@@ -218,13 +222,11 @@ class SharedResults:
             files=files,
         )
 
-    def _file(self, file: ListedFile, folder: Path, listing: str) -> Path:
+    def _file(self, file: ListedFile, folder: Path) -> Path:
         path = folder / file.name
         if not self._objects.download(path_of_file(file.sha256), path, size=file.bytes):
             raise _RefusedError(f"the file {file.name} is gone")
         if path.stat().st_size != file.bytes or sha256(path) != file.sha256:
-            with self._lock:
-                self._damaged.add(listing)
             raise _RefusedError(f"the file {file.name} does not have the digest of its name")
         return path
 
@@ -236,12 +238,15 @@ class SharedResults:
         if not self._writes:
             return False
         try:
-            if not replace and self._objects.size(path_of(result.stage, result.key)) is not None:
+            listing = path_of(result.stage, result.key)
+            if not replace and listing not in self._refused and self._objects.size(listing) is not None:
                 return True
             statement = statement_of(result)
             data = written(statement, self._signed)
             self._send(statement, result)
-            self._objects.write(path_of(result.stage, result.key), data)
+            self._objects.write(listing, data)
+            with self._lock:
+                self._refused.discard(listing)
         except ObjectError as error:
             self._failed(f"{name} cannot be put there", error, writing=True)
         except (ListingError, OSError) as error:
@@ -270,15 +275,12 @@ class SharedResults:
 
     def _send(self, statement: ResultStatement, result: Result) -> None:
         """Send the files of a result, but for those that are there with their size."""
-        listing = path_of(result.stage, result.key)
         with self._lock:
-            damaged = listing in self._damaged
+            refused = path_of(result.stage, result.key) in self._refused
         for file in statement.files:
             target = path_of_file(file.sha256)
-            if damaged or self._objects.size(target) != file.bytes:
+            if refused or self._objects.size(target) != file.bytes:
                 self._objects.write(target, result.files[file.name])
-        with self._lock:
-            self._damaged.discard(listing)
 
     # ---- notices
 

@@ -381,6 +381,21 @@ def test_something_else_under_the_name_of_an_rpm_is_put_right(tmp_path: Path) ->
     assert put_package(*_packed(tmp_path, "one", "x.rpm"), tmp_path / "dist") == (path, True)
 
 
+def test_a_package_that_is_not_as_it_was_left_is_said(tmp_path: Path) -> None:
+    """One of another build is not: it was left there."""
+    said: list[Path] = []
+    path, _ = put_package(*_packed(tmp_path, "one"), tmp_path / "dist")
+    noted = frozenset({digest("one")})
+    put_package(*_packed(tmp_path, "two"), tmp_path / "dist", noted=noted, changed=said.append)
+    assert (said, path.read_text()) == ([], "two")
+    put_package(*_packed(tmp_path, "two"), tmp_path / "dist", noted=noted, changed=said.append)
+    assert said == [], "a killed build has left it, and could not note it any more"
+    path.write_text("damaged")
+    noted = frozenset({digest("two")})
+    put_package(*_packed(tmp_path, "two"), tmp_path / "dist", noted=noted, changed=said.append)
+    assert (said, path.read_text()) == ([path], "two")
+
+
 def _sums(folder: Path) -> str:
     return (folder / "SHA256SUMS").read_text()
 
@@ -388,48 +403,49 @@ def _sums(folder: Path) -> str:
 def test_sums_are_merged_sorted_and_rid_of_what_vanished(tmp_path: Path) -> None:
     for name in ("a.tar.gz", "b.tar.gz", "c.tar.gz"):
         (tmp_path / name).write_text(name)
-    write_sums(tmp_path, {"c.tar.gz": "3", "a.tar.gz": "1"})
-    assert _sums(tmp_path) == "1  a.tar.gz\n3  c.tar.gz\n"
+    write_sums(tmp_path, {"c.tar.gz": "3" * 64, "a.tar.gz": "1" * 64})
+    assert _sums(tmp_path) == f"{'1' * 64}  a.tar.gz\n{'3' * 64}  c.tar.gz\n"
     (tmp_path / "a.tar.gz").unlink()
-    write_sums(tmp_path, {"b.tar.gz": "2"})
-    assert _sums(tmp_path) == "2  b.tar.gz\n3  c.tar.gz\n"
-    write_sums(tmp_path, {"c.tar.gz": "4"})
-    assert _sums(tmp_path) == "2  b.tar.gz\n4  c.tar.gz\n"
+    write_sums(tmp_path, {"b.tar.gz": "2" * 64})
+    assert _sums(tmp_path) == f"{'2' * 64}  b.tar.gz\n{'3' * 64}  c.tar.gz\n"
+    write_sums(tmp_path, {"c.tar.gz": "4" * 64})
+    assert _sums(tmp_path) == f"{'2' * 64}  b.tar.gz\n{'4' * 64}  c.tar.gz\n"
 
 
 @pytest.mark.parametrize("year", [-1, 1], ids=["of before", "of a clock that was set back since"])
 def test_a_signature_of_other_sums_does_not_stay(tmp_path: Path, year: int) -> None:
     (tmp_path / "a").write_text("")
-    write_sums(tmp_path, {"a": "1"})
+    write_sums(tmp_path, {"a": "1" * 64})
     signature = tmp_path / "SHA256SUMS.asc"
     signature.write_text("signature")
     then = signature.stat().st_mtime + year * 365 * 86400
     os.utime(signature, (then, then))
-    write_sums(tmp_path, {"a": "1"})
+    write_sums(tmp_path, {"a": "1" * 64})
     assert signature.exists(), "it is of these sums"
-    write_sums(tmp_path, {"a": "2"})
+    write_sums(tmp_path, {"a": "2" * 64})
     assert not signature.exists()
 
 
 def test_the_same_sums_are_not_written_again(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("")
-    write_sums(tmp_path, {"a": "1"})
+    write_sums(tmp_path, {"a": "1" * 64})
     before = (tmp_path / "SHA256SUMS").stat().st_ino
-    write_sums(tmp_path, {"a": "1"})
+    write_sums(tmp_path, {"a": "1" * 64})
     assert (tmp_path / "SHA256SUMS").stat().st_ino == before
 
 
 def test_lines_that_are_no_sums_are_dropped(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("")
-    (tmp_path / "SHA256SUMS").write_text("nonsense\n\n1 a\n2  a\n3  \n")
+    one, two, three = (digit * 64 for digit in "123")
+    (tmp_path / "SHA256SUMS").write_text(f"nonsense\n\n{one} a\n{two}  a\n{three}  \n4  a\n")
     write_sums(tmp_path, {})
-    assert _sums(tmp_path) == "2  a\n"
+    assert _sums(tmp_path) == f"{two}  a\n"
 
 
 def test_sums_that_cannot_be_read_are_no_reason_to_forget_them(tmp_path: Path) -> None:
     (tmp_path / "SHA256SUMS").mkdir()
     with pytest.raises(HostError) as caught:
-        write_sums(tmp_path, {"a": "1"})
+        write_sums(tmp_path, {"a": "1" * 64})
     assert refusal(caught) == (f"cannot read {tmp_path}/SHA256SUMS: Is a directory", "", "")
 
 

@@ -75,10 +75,11 @@ def test_what_is_not_there_is_a_plain_miss(second: Machine) -> None:
 
 
 def change(objects: MemoryObjects, **changes: Any) -> None:
-    """Change the statement of the listing; what is None is left out."""
+    """Change the statement of the listing, and its digest; what is None is left out."""
     listing = json.loads(objects.held[LISTING])
     statement = json.loads(listing["statement"]) | changes
     listing["statement"] = json.dumps({name: value for name, value in statement.items() if value is not None})
+    listing["sha256"] = digest(listing["statement"])
     objects.held[LISTING] = json.dumps(listing).encode()
 
 
@@ -401,3 +402,27 @@ def test_a_record_is_judged_as_a_result_is(tmp_path: Path) -> None:
     objects.fails["read"] = fails(ends=True)
     three = Machine(tmp_path / "three", objects)
     assert three.shared.record("compile", KEY, facts=Built, into=tmp_path / "records") is None
+
+
+def test_a_bit_of_a_listing_is_wrong(first: Machine, second: Machine, objects: MemoryObjects) -> None:
+    """Without a signature, too: facts and identity decide as much as files do."""
+    whole = objects.held[LISTING]
+    for bit in range(0, len(whole) * 8, 3):
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << bit % 8
+        objects.held[LISTING] = bytes(data)
+        assert second.fetch() is None, bit
+    assert second.left() == []
+
+
+def test_what_was_not_taken_is_replaced(first: Machine, second: Machine, objects: MemoryObjects) -> None:
+    """Also by one who would leave what is there, as the workers of a farm do."""
+    whole = dict(objects.held)
+    for path in (LISTING, FILE):
+        objects.held[path] = whole[path][:-1] + b"x"
+        assert second.fetch() is None
+        assert second.shared.offer(second.make(), replace=False)
+        assert objects.held == whole
+    objects.asked.clear()
+    assert second.shared.offer(second.make(), replace=False)
+    assert objects.asked == [("size", LISTING)], "it is good now"

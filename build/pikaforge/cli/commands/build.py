@@ -21,6 +21,7 @@ from pikaforge.cli.unchanged.keep import keep_build
 from pikaforge.cpu.emulation import Machine
 from pikaforge.errors import EXIT_DONE, EXIT_STAGE, SelectionError
 from pikaforge.host import offline, watch
+from pikaforge.host.store_folders import refuse_unwritable
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline import dist, report
 from pikaforge.pipeline.expected import EarlierTimes, seconds_of
@@ -111,9 +112,10 @@ def prepare(context: Context, reporter: Reporter, farm: Farm | None = None) -> P
         farm: what makes nodes, if that is not this machine.
 
     Raises:
-        HostError: no engine answers, or the source cannot be reached.
+        HostError: no engine answers, a folder cannot be written, or the source cannot be reached.
         ConfigError: the source differs from its pin.
     """
+    refuse_unwritable(context.out, context.out / "store", context.dist)
     engine = farm.engine if farm is not None else context.engine()
     engine.verify()
     workspace = context.workspace(engine)
