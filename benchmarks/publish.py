@@ -1,12 +1,14 @@
 """Compare an incremental publication with bare `createrepo_c --update` on the same packages: CPU and wall time.
 
-    python benchmarks/publish.py [--sizes 500,1000,2000] [--add 20] [--rounds 3] [--createrepo PATH]
+    python benchmarks/publish.py [--sizes 500,1000,2000] [--add 20] [--rounds 3] [--before 2] [--createrepo PATH]
 
 Some packages are added to a repository of N packages. Bare createrepo_c makes new metadata of a folder. Publishing
 copies the packages, makes metadata with createrepo_c's library, checksums, a new generation with all files, the
 catalogue and the index page, and reads back what it has written. Both are repeated in turn on fresh copies, and the
 best of each is compared. The ratios are the result: times depend on the machine. Createrepo_c is the program of the
-Python package, which is the one that the tool's library comes with; `--createrepo` names another one.
+Python package, which is the one that the tool's library comes with; `--createrepo` names another one. The packages
+before came in several publications, as they do: `--before 0` measures the second publication of a repository, which
+makes a folder of hard links, while later ones take over that of an old generation.
 
 Nothing is signed, because GnuPG takes the same time for any number of packages; if PIKAFORGE_SIGNING_KEY names a key,
 that time is printed by itself.
@@ -76,11 +78,26 @@ def update(program: str, folder: Path) -> None:
     subprocess.run([program, *OPTIONS, str(folder)], check=True, capture_output=True)
 
 
-def measure(program: str, size: int, add: int, rounds: int, top: Path) -> tuple[Cost, Cost, float]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """What is measured."""
+
+    program: str
+    """Createrepo_c."""
+    add: int
+    before: int
+    """Publications of so many packages before the one that is measured, besides the first one."""
+    rounds: int
+
+
+def measure(course: Course, size: int, top: Path) -> tuple[Cost, Cost, float]:
     """Return the best costs of createrepo_c and of publishing, and the seconds of one more package with a signature."""
+    program, add, rounds = course.program, course.add, course.rounds
     root = in_folder(top)
     old, new = items(root, range(size)), items(root, range(size, size + add))
-    root.publish(*old)
+    first = size - course.before * add
+    for start, end in ((0, first), *((at, at + add) for at in range(first, size, add))):
+        root.publish(*old[start:end])
     plain = top / "plain"
     plain.mkdir()
     for item in old:
@@ -127,15 +144,17 @@ def main() -> None:
     parser.add_argument("--sizes", default="500,1000,2000")
     parser.add_argument("--add", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--before", type=int, default=2, help="earlier additions; default: %(default)s")
     parser.add_argument("--createrepo", default=CREATEREPO, help="default: %(default)s")
     given = parser.parse_args()
+    course = Course(program=given.createrepo, add=given.add, before=given.before, rounds=given.rounds)
     spec()
     yum.library()
     print(f"compared with {given.createrepo}")
     print("packages  added   createrepo_c: CPU, wall      publish: CPU, wall   ratio: CPU  wall")
     for size in map(int, given.sizes.split(",")):
         with tempfile.TemporaryDirectory(prefix="pikaforge-bench-") as folder:
-            bare, made, signed = measure(given.createrepo, size, given.add, given.rounds, Path(folder))
+            bare, made, signed = measure(course, size, Path(folder))
         print(
             f"{size:>8}  {given.add:>5}       {bare.cpu:>6.3f} s  {bare.wall:>6.3f} s    {made.cpu:>6.3f} s  "
             f"{made.wall:>6.3f} s       {made.cpu / bare.cpu:>5.2f} {made.wall / bare.wall:>5.2f}"

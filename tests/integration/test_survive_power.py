@@ -207,19 +207,19 @@ def served(root: Path) -> str:
     return max(artifact.product_version for artifact in state.listed())
 
 
-@pytest.mark.parametrize("first", [True, False], ids=["the first time", "over what is there"])
+@pytest.mark.parametrize("there", [0, 1, 2], ids=["the first time", "over what is there", "over an old one, too"])
 def test_readers_find_whole_generations_and_the_next_publisher_heals(
-    first: bool, tmp_path: Path, chance: random.Random, monkeypatch: pytest.MonkeyPatch
+    there: int, tmp_path: Path, chance: random.Random, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shelf = Shelf(tmp_path / "shelf")
-    items = {version: shelf.item(version, format="tar") for version in ("1.0", "2.0", "3.0")}
+    items = {version: shelf.item(version, format="tar") for version in ("0.9", "1.0", "2.0", "3.0")}
     top = tmp_path / "top"
     top.mkdir()
-    if not first:
-        root_at(top / "root", shelf).publish(items["1.0"])
+    for version in ("0.9", "1.0")[2 - there :]:
+        root_at(top / "root", shelf).publish(items[version])
     with recorded(top, monkeypatch) as recorder:
         root_at(top / "root", shelf).publish(items["2.0"])
-    old, new = ("" if first else "v1.0"), "v2.0"
+    old, new = ("v1.0" if there else ""), "v2.0"
     assert served(top / "root") == new
     trees = found(recorder, chance, most=SOME)
     for number, (tree, end) in enumerate(trees):
@@ -236,4 +236,4 @@ def test_readers_find_whole_generations_and_the_next_publisher_heals(
         left = [path for path in folder.rglob(".*") if path.name != ".lock" and not path.name.endswith(".generations")]
         assert left == []
         shutil.rmtree(folder.parent)
-    told(f"publishing {'the first time' if first else 'over a generation'}", recorder, len(trees))
+    told(f"publishing over {there} generations", recorder, len(trees))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -234,17 +234,14 @@ class _Generation:
 
         Those of earlier generations that are still there are in it, so that a folder can be verified as it is.
         """
-        folders: dict[str, list[File]] = {}
-        for file in _summed(artifacts):
-            folders.setdefault(file.path.rpartition("/")[0], []).append(file)
-        for folder, files in sorted(folders.items()):
-            data = sums_text(files).encode()
+        folders: dict[str, list[tuple[str, str]]] = {}
+        for artifact in artifacts:
+            for file in artifact.files():
+                if not file.path.endswith(SIGNATURE_SUFFIX):  # signatures prove themselves
+                    folder, _, name = file.path.rpartition("/")
+                    folders.setdefault(folder, []).append((name, file.sha256))
+        for folder, digests in sorted(folders.items()):
+            data = sums_text(digests).encode()
             if self._inputs.signer is not None:
                 self._pointers[f"{folder}/{SUMS}{SIGNATURE_SUFFIX}"] = self._inputs.signer.detached(data)
             self._pointers[f"{folder}/{SUMS}"] = data
-
-
-def _summed(artifacts: Iterable[Artifact]) -> Iterator[File]:
-    """Yield artifacts and the files beside them, without signatures, which prove themselves."""
-    for artifact in artifacts:
-        yield from (file for file in artifact.files() if not file.path.endswith(SIGNATURE_SUFFIX))

@@ -90,7 +90,7 @@ class Publisher:
             HostError: what makes metadata is missing here.
             PublishError: the site cannot be read, or publishing would be refused.
         """
-        return PublishResult(diffs=self._checked(request, self._catalogue()))
+        return PublishResult(diffs=self._checked(request, self._catalogue(request)))
 
     def publish(self, request: PublishRequest, source: Source) -> PublishResult:
         """Publish.
@@ -100,7 +100,7 @@ class Publisher:
             PublishError: the site refuses, an item would change what is there, or the signing key is missing.
         """
         with self.site.locked(), temporary_folder("publish") as scratch:
-            catalogue = self._catalogue()
+            catalogue = self._catalogue(request)
             done = PublishResult(diffs=self._checked(request, catalogue))
             states = [each.before for each in done.diffs if each.nothing]
             for each in done.diffs:
@@ -166,8 +166,9 @@ class Publisher:
             )
         return state
 
-    def _catalogue(self) -> Catalogue | None:
-        return read_catalogue(self.site.read(CATALOGUE, limit=STATE_LIMIT), where=f"{self.site.where}: {CATALOGUE}")
+    def _catalogue(self, request: PublishRequest) -> Catalogue | None:
+        data, where = self.site.read(CATALOGUE, limit=STATE_LIMIT), f"{self.site.where}: {CATALOGUE}"
+        return read_catalogue(data, where=where, anew={*(item.place for item in request.items), *request.rollback})
 
     def _inputs(self, of: RepositoryDiff, source: Source, scratch: Path, valid_days: int | None) -> GenerationInputs:
         def fetch(file: File) -> Path:

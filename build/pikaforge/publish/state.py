@@ -7,10 +7,12 @@ Files that a kept generation names stay where they are, so a reader that has old
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Literal
+import gc
+from collections.abc import Collection, Iterator
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic_core import from_json, to_json
 
 from pikaforge.attest.describe import SIGNATURE_SUFFIX
 from pikaforge.config.scalars import Strict
@@ -36,6 +38,7 @@ PathBelow = Annotated[str, Field(pattern=f"^{NAME}(/{NAME})*$")]
 It is a pattern because there are thousands of them in a state, and pydantic compares patterns without Python.
 """
 FolderName = Annotated[str, Field(pattern=f"^{NAME}$")]
+Record = TypeVar("Record", bound=Strict)
 
 
 class File(FileRecord):
@@ -199,26 +202,69 @@ def read_state(data: bytes | None, *, where: str) -> State | None:
     Raises:
         PublishError: it cannot be parsed. To publish over it would lose its history.
     """
-    if data is None:
-        return None
+    return None if data is None else _parsed(State, data, where)
+
+
+class _Number(BaseModel):
+    number: int
+
+
+class _Identity(BaseModel):
+    """What says whose a state is; all else is only parsed."""
+
+    image: FolderName
+    model: FolderName
+    generations: tuple[_Number, ...] = Field(min_length=1)
+
+
+def identity(data: bytes) -> tuple[str, int] | None:
+    """Return the place and the current number of a state; None if it is none."""
     try:
-        return State.model_validate_json(data)
-    except ValidationError as error:
-        raise _damaged(error, where) from error
+        found = _Identity.model_validate_json(data, strict=True)
+    except ValidationError:
+        return None
+    return f"{found.image}/{found.model}", found.generations[0].number
 
 
-def read_catalogue(data: bytes | None, *, where: str) -> Catalogue | None:
+def read_catalogue(data: bytes | None, *, where: str, anew: Collection[str] = ()) -> Catalogue | None:
     """Parse the catalogue of a root; return None if there is none yet.
+
+    Args:
+        data: its bytes.
+        where: what an error names.
+        anew: paths of repositories whose entries are made anew from their states. What the catalogue says of their
+            artifacts is left out, and so it is not looked at.
 
     Raises:
         PublishError: it cannot be parsed.
     """
-    if data is None:
-        return None
+    return None if data is None else _parsed(Catalogue, _without(data, anew) if anew else data, where)
+
+
+def _without(data: bytes, places: Collection[str]) -> bytes:
+    """Return a catalogue without the artifacts of some repositories; the same bytes if it cannot be read."""
     try:
-        return Catalogue.model_validate_json(data)
+        found = from_json(data, allow_inf_nan=False, cache_strings="keys")
+    except ValueError:
+        return data
+    repositories = found.get("repositories") if isinstance(found, dict) else None
+    for repository in repositories if isinstance(repositories, list) else ():
+        if isinstance(repository, dict) and repository.get("path") in list(places):  # it may be anything
+            repository["artifacts"] = []
+    return to_json(found)
+
+
+def _parsed(model: type[Record], data: bytes, where: str) -> Record:
+    """Parse a file. It may have thousands of records, at which Python's collector would look again and again."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return model.model_validate_json(data)
     except ValidationError as error:
         raise _damaged(error, where) from error
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _damaged(error: ValidationError, where: str) -> PublishError:

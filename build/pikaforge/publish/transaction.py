@@ -54,6 +54,6 @@ def file_of(path: str, data: bytes) -> File:
     return File(path=path, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
 
 
-def sums_text(files: Iterable[File]) -> str:
-    """Return the text of a folder's SHA256SUMS, as `sha256sum` writes it."""
-    return "".join(f"{file.sha256}  {file.name}\n" for file in sorted(files, key=lambda file: file.path))
+def sums_text(digests: Iterable[tuple[str, str]]) -> str:
+    """Return the text of a folder's SHA256SUMS, as `sha256sum` writes it, from names and digests."""
+    return "".join([f"{sha256}  {name}\n" for name, sha256 in sorted(digests)])

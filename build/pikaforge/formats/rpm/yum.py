@@ -34,10 +34,12 @@ RPM_SETTINGS = Path("/usr/lib/rpm/rpmrc")
 
 LIMIT = 1 << 30
 """Bytes of a metadata file, unpacked. A package takes some 1 kB of the largest one."""
-OPENED, CLOSED = re.compile(rb"<package[\s/>]"), b"</package>"
-HREF = re.compile(rb'<location [^>]*?href="([^"]*)"')
-CHECKSUM = re.compile(rb'<checksum [^>]*?pkgid="YES"[^>]*>([^<]*)<')
-PACKAGE_ID = re.compile(rb'<package [^>]*?pkgid="([^"]*)"')
+OPENING, OPENED, CLOSED = "<package", re.compile(r"<package[\s/>]", re.ASCII), "</package>"
+TOGETHER = 256
+"""Packages that the library writes in one call."""
+HREF = re.compile(r'<location [^>]*?href="([^"]*)"')
+CHECKSUM = re.compile(r'<checksum [^>]*?pkgid="YES"[^>]*>([^<]*)<')
+PACKAGE_ID = re.compile(r'<package [^>]*?pkgid="([^"]*)"')
 
 Entry = Mapping[str, str]
 """What each of the three files has of a package, by their kinds."""
@@ -121,20 +123,21 @@ def _known(before: Mapping[str, bytes], wanted: Collection[str]) -> dict[str, En
     if not wanted:
         return {}
     parts = {kind: _entries(before, kind) for kind in KINDS}
-    by_id = {kind: {_found(PACKAGE_ID, part, kind): part for part in parts[kind]} for kind in KINDS[1:]}
+    by_id = {kind: dict(zip(_all_found(PACKAGE_ID, parts[kind], kind), parts[kind], strict=True)) for kind in KINDS[1:]}
+    filelists, other = (by_id[kind] for kind in KINDS[1:])
+    names, ids = (_all_found(pattern, parts["primary"], "primary") for pattern in (HREF, CHECKSUM))
     found: dict[str, Entry] = {}
-    for part in parts["primary"]:
-        name, id_ = unescape(_found(HREF, part, "primary"), QUOTES), _found(CHECKSUM, part, "primary")
-        if name in wanted and all(id_ in by_id[kind] for kind in by_id):
-            entry = {"primary": part, **{kind: by_id[kind][id_] for kind in by_id}}
-            found[name] = {kind: text.decode() for kind, text in entry.items()}
+    for name, id_, part in zip(names, ids, parts["primary"], strict=True):
+        location = unescape(name, QUOTES) if "&" in name else name
+        if location in wanted and id_ in filelists and id_ in other:
+            found[location] = {"primary": part, "filelists": filelists[id_], "other": other[id_]}
     missing = sorted(set(wanted) - set(found))
     if missing:
         raise PublishError(f"the metadata does not know {missing[0]}, which it should name", where=FOLDER)
     return found
 
 
-def _entries(before: Mapping[str, bytes], kind: str) -> list[bytes]:
+def _entries(before: Mapping[str, bytes], kind: str) -> list[str]:
     """Return what a metadata file has of each package.
 
     It is well-formed XML without comments, sections of text and instructions, and no package is in another one. So an
@@ -150,26 +153,41 @@ def _entries(before: Mapping[str, bytes], kind: str) -> list[bytes]:
         )
     try:
         unpacker = zlib.decompressobj(wbits=31)
-        text = unpacker.decompress(before[name], LIMIT)
+        data = unpacker.decompress(before[name], LIMIT)
         if unpacker.unconsumed_tail or not unpacker.eof:
             raise ValueError("it is too large, or incomplete")
-        text.decode()
-        if b"<!" in text or text.count(b"<?") != 1:
-            raise ValueError("it has a document type, a comment or an instruction")
-        expat.ParserCreate().Parse(text, True)
+        text = data.decode()
+        _plain_parser().Parse(data, True)
     except (zlib.error, expat.ExpatError, ValueError) as error:
         raise PublishError(f"the metadata cannot be read: {error}", where=f"{FOLDER}/{name}") from error
     parts = text.split(CLOSED)[:-1]  # a pattern for whole entries would take ten times as long
-    if len(parts) != len(OPENED.findall(text)) or not all(OPENED.search(part) for part in parts):
+    if len(parts) != len(OPENED.findall(text)) or not all(map(OPENED.search, parts)):
         raise PublishError("the metadata has a package in a package", where=f"{FOLDER}/{name}")
-    return [b"%s%s\n" % (part[part.index(b"<package") :], CLOSED) for part in parts]
+    return [f"{part[part.index(OPENING) :]}{CLOSED}\n" for part in parts]
 
 
-def _found(pattern: re.Pattern[bytes], entry: bytes, kind: str) -> str:
-    found = pattern.search(entry)
-    if found is None:
+def _plain_parser() -> expat.XMLParserType:
+    """Return a parser that raises ValueError at a document type, a comment, a section of text or an instruction.
+
+    Expat finds them on its way, so that the text need not be searched for them.
+    """
+
+    def refuse(*_: object) -> None:
+        raise ValueError("it has a document type, a comment or an instruction")
+
+    # Of another encoding than the one in which the entries are searched, it could have other tags.
+    parser = expat.ParserCreate("UTF-8")
+    parser.StartDoctypeDeclHandler = parser.CommentHandler = refuse
+    parser.StartCdataSectionHandler = parser.ProcessingInstructionHandler = refuse
+    return parser
+
+
+def _all_found(pattern: re.Pattern[str], entries: Sequence[str], kind: str) -> list[str]:
+    """Return what a pattern finds first in each entry."""
+    found = [match[1] for match in map(pattern.search, entries) if match is not None]
+    if len(found) != len(entries):
         raise PublishError(f"the metadata cannot be read: {kind} has a package without a name", where=FOLDER)
-    return found[1].decode()
+    return found
 
 
 def _read(cr: ModuleType, name: str, path: Path) -> Entry:
@@ -211,8 +229,8 @@ def _write(cr: ModuleType, packages: Sequence[Entry], folder: Path, revision: in
         stat = cr.ContentStat(cr.SHA256)
         xml = makers[kind](str(path), cr.GZ_COMPRESSION, stat)
         xml.set_num_of_pkgs(len(packages))
-        for package in packages:
-            xml.add_chunk(package[kind])
+        for start in range(0, len(packages), TOGETHER):  # each call passes through the compressor and a digest
+            xml.add_chunk("".join([package[kind] for package in packages[start : start + TOGETHER]]))
         xml.close()
         record = cr.RepomdRecord(kind, str(path))
         record.load_contentstat(stat)

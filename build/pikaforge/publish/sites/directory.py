@@ -1,9 +1,10 @@
 """A root in a folder, for a web server to serve.
 
 `<root>/<image>/<model>` is a symlink to `.<model>.generations/<number>/` beside it. Each generation has a whole folder,
-which shares the files of the previous one by hard links. A generation is made under a temporary name, and renamed when
-it is complete. The switch is the rename of the symlink. So readers never see a part of a generation, and nothing that a
-killed publisher has left.
+which shares the files of the previous one by hard links. What is new is written beside. Then the folder of the
+generation before the current one, if there is one, becomes that of the new one, under a temporary name: links that
+differ are made or removed (`recycling.py`). It is renamed when it is complete. The switch is the rename of the symlink.
+So readers never see a part of a generation, and nothing that a killed publisher has left.
 
 Symlinks in the root are not followed, apart from those of this module: somebody else may have made them, and what they
 lead to is not the publisher's. What is removed has the name and the record of a generation.
@@ -17,7 +18,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,23 +29,25 @@ from pikaforge.host.disk import is_full
 from pikaforge.host.leftovers import sweep
 from pikaforge.host.store import locked, sha256, write_atomically
 from pikaforge.host.text import ignore, size_text
+from pikaforge.publish.sites.recycling import Kept, strip
 from pikaforge.publish.sites.site import SiteOptions
-from pikaforge.publish.state import STATE, STATE_LIMIT, File, read_state
+from pikaforge.publish.state import STATE, STATE_LIMIT, File, identity
 from pikaforge.publish.transaction import Addition, Transaction
 
 DEFAULT_FOLDER = "repo"
 """The folder if no path is given; it is beside matrix.yaml."""
 LOCK = ".lock"
 GENERATIONS = ".generations"
-NEW, SWITCH = ".new", ".switch"
-"""Temporary names of a generation and of the symlink to it."""
+STAGED, NEW, SWITCH = ".staged", ".new", ".switch"
+"""Temporary names of what is written for a generation, of the generation itself, and of the symlink to it."""
 NUMBER = re.compile("[1-9][0-9]{0,17}")
 PLACE_DEPTH = 1
 """Depth of the symlink to a generation, counted from 0: IMAGE/MODEL."""
 FLUSHES = 8
 """Files that are waited for at once."""
 KEPT_FOLDERS = 2
-"""Folders of generations that stay: a reader needs no longer to resolve a path than a publication takes."""
+"""Folders of generations that stay: a reader needs no longer to resolve a path than a publication takes. So the older
+one of them becomes the next generation's when all that is new has been written, and not before."""
 
 
 class Directory:
@@ -107,9 +110,9 @@ class Directory:
             return  # it is not what this module makes
         for path in folder.iterdir():
             number = _number(path.name)
-            if path.name in (NEW, SWITCH) and path.is_symlink():
+            if path.name in (STAGED, NEW, SWITCH) and path.is_symlink():
                 path.unlink()
-            elif path.name == NEW and path.is_dir():
+            elif path.name in (STAGED, NEW) and path.is_dir():
                 shutil.rmtree(path)
             elif number > current or 0 < number <= current - KEPT_FOLDERS:
                 if self._is_generation(path, number, f"{served.parent.name}/{served.name}"):
@@ -123,10 +126,9 @@ class Directory:
         if path.is_symlink() or not path.is_dir() or record.is_symlink() or not record.is_file():
             return False
         try:
-            state = read_state(self._read(record, STATE_LIMIT), where=str(record))
+            return identity(self._read(record, STATE_LIMIT) or b"") == (place, number)
         except PublishError:
             return False
-        return state is not None and (state.place, state.current.number) == (place, number)
 
     def read(self, path: str, *, limit: int = 256 << 20) -> bytes | None:
         """Return a file; None if there is none."""
@@ -156,20 +158,23 @@ class Directory:
         served = self._at(transaction.place)
         generations = self._at(f"{served.parent.name}/.{served.name}{GENERATIONS}")
         number = transaction.state.current.number
-        new, done = generations / NEW, generations / str(number)
+        staged, new, done = generations / STAGED, generations / NEW, generations / str(number)
         with self._errors("the repository cannot be written", served):
             if served.exists() and not served.is_symlink():
                 raise PublishError(
                     "there is something else where the repository should be", where=str(served), hint="move it away"
                 )
             _make(generations)
-            new.mkdir()  # it is new: whatever there was under this name is gone since `locked`
             try:
-                new.chmod(0o755)
-                self._fill(new, served, transaction)
+                staged.mkdir()  # it is new: whatever there was under these names is gone since `locked`
+                _stage(staged, transaction)
+                self._take_old(new, served)
+                self._fill(new, staged, transaction)
+                shutil.rmtree(staged)
                 new.rename(done)
                 _synced(generations)  # before the switch: the symlink must not outlive what it leads to
             except BaseException:
+                shutil.rmtree(staged, ignore_errors=True)
                 shutil.rmtree(new, ignore_errors=True)
                 raise
             switch = generations / SWITCH
@@ -180,27 +185,34 @@ class Directory:
             self._tidy(generations, served)
         return len(transaction.additions)
 
-    def _fill(self, new: Path, served: Path, transaction: Transaction) -> None:
-        """Fill the folder of a generation: hard links to what stays, and copies of additions, which are read back."""
-        paths = [
-            *(file.path for file in transaction.kept),
-            *(a.file.path for a in transaction.additions),
-            *transaction.pointers,
-        ]
-        folders = sorted({path.rpartition("/")[0] for path in paths})
-        for folder in folders:
-            _make(new / folder)
-        kept: dict[str, list[str]] = {}
+    def _take_old(self, new: Path, served: Path) -> None:
+        """Make the folder of a new generation: out of that before the current one, or an empty one."""
+        current = _served_number(served)
+        numbers = [number for path in new.parent.iterdir() if 0 < (number := _number(path.name)) < current]
+        old = new.with_name(str(max(numbers, default=0)))
+        if numbers and self._is_generation(old, max(numbers), f"{served.parent.name}/{served.name}"):
+            old.rename(new)
+            _synced(new.parent)  # before it is changed: after a power failure it must not have its old name
+        else:
+            new.mkdir()
+        new.chmod(0o755)
+
+    def _fill(self, new: Path, staged: Path, transaction: Transaction) -> None:
+        """Fill the folder of a generation: hard links to what stays, and what is staged."""
+        paths = [*(a.file.path for a in transaction.additions), *transaction.pointers]
+        names: dict[str, list[str]] = {}
         for file in transaction.kept:
             folder, _, name = file.path.rpartition("/")
-            kept.setdefault(folder, []).append(name)
-        for folder, names in kept.items():
-            _link(self._at(f"{transaction.place}/{folder}"), new / folder, names)
-        for addition in transaction.additions:
-            _copy(addition, new / addition.file.path)
-        for path, data in transaction.pointers.items():
-            _put(data, new / path)
-        _flush([new / path for path in (*(a.file.path for a in transaction.additions), *transaction.pointers)])
+            names.setdefault(folder, []).append(name)
+        kept = {at: Kept.of(self._at(f"{transaction.place}/{at}".rstrip("/")), names[at]) for at in names}
+        there = strip(new, kept)
+        folders = sorted({*kept, *(path.rpartition("/")[0] for path in paths)})
+        for folder in folders:
+            _make(new / folder)
+        for folder, files in kept.items():
+            _link(files, new / folder, set(files.names).difference(there.get(folder, ())))
+        for path in paths:
+            (staged / path).rename(new / path)
         above = {folder.rpartition("/")[0] for folder in folders} | {""}
         for folder in sorted({*folders, *above}, reverse=True):
             _synced(new / folder)
@@ -243,6 +255,18 @@ def _make(folder: Path) -> None:
         _synced(folder.parent)
 
 
+def _stage(folder: Path, transaction: Transaction) -> None:
+    """Write additions, which are read back, and pointers; wait until they are on the disk."""
+    paths = [*(a.file.path for a in transaction.additions), *transaction.pointers]
+    for parent in {path.rpartition("/")[0] for path in paths}:
+        (folder / parent).mkdir(parents=True, exist_ok=True)
+    for addition in transaction.additions:
+        _copy(addition, folder / addition.file.path)
+    for path, data in transaction.pointers.items():
+        _put(data, folder / path)
+    _flush([folder / path for path in paths])
+
+
 def _number(name: str) -> int:
     return int(name) if NUMBER.fullmatch(name) else 0
 
@@ -255,21 +279,24 @@ def _served_number(served: Path) -> int:
     return 0 if folder != f".{served.name}{GENERATIONS}" or (served.parent / folder).is_symlink() else _number(name)
 
 
-def _link(source: Path, target: Path, names: Iterable[str]) -> None:
+def _link(kept: Kept, target: Path, missing: Collection[str]) -> None:
     """Make hard links to files of a folder in another; copies if the file system has no hard links.
 
-    There are thousands of them, so that the folders are opened once, and nothing is looked up by its whole path.
+    There may be thousands of them, so that the folders are opened once, and nothing is looked up by its whole path.
+
+    Raises:
+        PublishError: one of the files that are kept is no regular file, also if there is a link to it already.
     """
+    source = kept.folder
+    for name in kept.names:
+        if name not in kept.regular:
+            if not os.path.lexists(source / name):
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(source / name))
+            raise PublishError(
+                "a published file is no regular file any more", where=str(source / name), hint="put the file back"
+            )
     with _opened(source) as there, _opened(target) as here:
-        with os.scandir(there) as found:
-            regular = {entry.name for entry in found if entry.is_file(follow_symlinks=False)}
-        for name in names:
-            if name not in regular:
-                if not os.path.lexists(source / name):
-                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(source / name))
-                raise PublishError(
-                    "a published file is no regular file any more", where=str(source / name), hint="put the file back"
-                )
+        for name in sorted(missing):
             try:
                 os.link(name, name, src_dir_fd=there, dst_dir_fd=here, follow_symlinks=False)
             except FileNotFoundError:
