@@ -19,8 +19,8 @@ from pikaforge.audit.elf.pointers import relative_relocations
 from pikaforge.audit.isa import leads
 from pikaforge.audit.isa.decode import CodeSource, Hit, scan
 from pikaforge.audit.isa.dispatch import evidence
-from pikaforge.audit.isa.dispatch.graph import fixed_references, references
 from pikaforge.audit.isa.dispatch.nearby import Nearby, Sought, references_to
+from pikaforge.audit.isa.dispatch.references import fixed_references, references
 from pikaforge.audit.isa.ranges import CodeMap, read_map
 from pikaforge.audit.isa.worker_pool import chunks
 

@@ -12,24 +12,17 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
-from functools import lru_cache
-from itertools import chain, groupby
-from operator import attrgetter, itemgetter
+from itertools import chain
 from pathlib import Path
 
 from pikaforge.audit.elf.executable import regions
-from pikaforge.audit.elf.layout import ET_EXEC, PF_W, PF_X, PT_LOAD, Buffer, Layout, mapped
+from pikaforge.audit.elf.layout import PF_W, PF_X, PT_LOAD, Buffer, Layout
 from pikaforge.audit.elf.pointers import CodePointers
-from pikaforge.audit.isa.dispatch.fixed import Boundaries, numbers_in
-from pikaforge.audit.isa.piece_scan import units
-from pikaforge.audit.isa.ranges import GAP, NOWHERE, TABLE, CodeMap
-from pikaforge.audit.isa.swept import QUICK_BYTES
-from pikaforge.audit.isa.worker_pool import Chunk, WorkerPool, chunks
+from pikaforge.audit.isa.dispatch.fixed import Boundaries
+from pikaforge.audit.isa.dispatch.references import reader
+from pikaforge.audit.isa.ranges import NOWHERE, CodeMap
+from pikaforge.audit.isa.worker_pool import WorkerPool, chunks
 
-WORD = 8
-"""Bytes of a pointer."""
-ENDING = frozenset({"RETURN", "UNCONDITIONAL_BRANCH", "INDIRECT_BRANCH", "EXCEPTION"})
-"""Kinds of instructions, by iced, after which the next one does not run."""
 JUMP_THROUGH = b"\xff\x25"
 """jmp *place(%rip)"""
 STUB_STARTS = ((5, b"\xf3\x0f\x1e\xfa\xf2"), (4, b"\xf3\x0f\x1e\xfa"), (1, b"\xf2"), (0, b""))
@@ -37,87 +30,6 @@ STUB_STARTS = ((5, b"\xf3\x0f\x1e\xfa\xf2"), (4, b"\xf3\x0f\x1e\xfa"), (1, b"\xf
 STUB_ALIGNMENT = 8
 PIECE, OBJECT = 0, 1
 """The lowest bit of the number of a piece and of an object, where both are nodes."""
-Found = list[tuple[int, "array[int]", bool, frozenset[int]]]
-"""Index of a piece, the addresses that it refers to, and whether it may run on into the next piece. The last one has
-those addresses that are only numbers in its instructions: they may be no addresses."""
-
-
-def fixed_references(chunk: Chunk, bounds: tuple[tuple[int, int], ...]) -> Found:
-    """Return what `references` returns, for a program with a fixed address: immediates and displacements count, too."""
-    return references(chunk, bounds, fixed=True)
-
-
-def references_at_once(chunk: Chunk, bounds: tuple[tuple[int, int], ...]) -> Found:
-    """Return what `references` returns, by decoding many instructions at once."""
-    from pikaforge.audit.isa.swept.references import referred  # noqa: PLC0415
-
-    if TABLE in chunk.kinds:
-        return references(chunk, bounds)
-    out: Found = []
-    left: set[int] = set()
-    with mapped(Path(chunk.path)) as data:
-        for index, found, flow in referred(chunk, data, bounds, left):
-            out.append((index, found, _runs_on(flow, chunk.kinds[index - chunk.first]), frozenset()))
-    if left:
-        others = references(chunk, bounds, wanted=chunk.with_gaps(left))
-        out = sorted((*out, *(found for found in others if found[0] in left)), key=itemgetter(0))
-    return out
-
-
-def references(
-    chunk: Chunk, bounds: tuple[tuple[int, int], ...], *, fixed: bool = False, wanted: frozenset[int] | None = None
-) -> Found:
-    """Return the addresses that each piece of a chunk jumps to, calls, takes or touches; worker processes run this.
-
-    Pieces that are only padding are left out.
-
-    Args:
-        chunk: the pieces.
-        bounds: ranges of the library's addresses; others are left out.
-        fixed: whether immediates and displacements may be addresses.
-        wanted: indexes of the pieces that are read, with all pieces of their gaps; None: all.
-    """
-    from iced_x86 import MemorySizeExt, Mnemonic, Register  # noqa: PLC0415
-
-    branch = attrgetter("near_branch_target")
-    memory, rip = attrgetter("memory_base", "memory_displacement", "memory_size"), Register.RIP
-    idle = {int(Mnemonic.NOP), int(Mnemonic.INT3)}
-    lowest, highest = min((low for low, _ in bounds), default=0), max((high for _, high in bounds), default=0)
-    out: Found = []
-    with mapped(Path(chunk.path)) as data:
-        for index, parts in groupby(units(chunk, data, wanted=wanted), key=attrgetter("piece")):
-            kind = chunk.kinds[index - chunk.first]
-            instructions = list(chain.from_iterable(part.instructions for part in parts))
-            while instructions and instructions[-1].mnemonic in idle:
-                instructions.pop()
-            if not instructions:
-                continue
-            touched = {(address, kind) for base, address, kind in map(memory, instructions) if base == rip}
-            # A wide operand touches several words, and each may be a pointer.
-            met = {at for start, kind in touched for at in range(start, start + max(MemorySizeExt.size(kind), 1), WORD)}
-            met.update(map(branch, instructions))
-            met.discard(0)  # what iced gives for instructions that are no branches
-            found = {a for a in met if lowest <= a < highest and any(low <= a < high for low, high in bounds)}
-            numbers = frozenset(numbers_in(instructions, bounds)) - found if fixed else frozenset()
-            through = _runs_on(int(instructions[-1].flow_control), kind)
-            out.append((index, array("Q", sorted(found | numbers)), through, numbers))
-    return out
-
-
-@lru_cache(maxsize=1)
-def _flows() -> tuple[frozenset[int], frozenset[int]]:
-    """Return iced's numbers of `ENDING`, and those of calls."""
-    from iced_x86 import FlowControl  # noqa: PLC0415
-
-    ends = frozenset(int(getattr(FlowControl, name)) for name in ENDING)
-    return ends, frozenset((int(FlowControl.CALL), int(FlowControl.INDIRECT_CALL)))
-
-
-def _runs_on(flow: int, kind: int) -> bool:
-    """Return whether a piece of a kind may run on into the next one, by how it ends."""
-    ends, calls = _flows()
-    # A call at the end of a function does not return (abort). A gap may end within a function.
-    return flow not in ends and (kind == GAP or flow not in calls)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,7 +204,7 @@ def read_graph(
     bounds = tuple((s.address, s.address + s.memory_size) for s in loads)
     found: dict[int, array[int]] = {}
     through = set()
-    work = _reader(layout, code)
+    work = reader(layout, code)
     boundaries = Boundaries(data, code)
     for part in pool.each(work, chunks(path, code), bounds):
         for index, addresses, on, numbers in part:
@@ -335,13 +247,6 @@ def read_graph(
         pointed=frozenset(data_named),
         stubs=stubs,
     )
-
-
-def _reader(layout: Layout, code: CodeMap) -> Callable[[Chunk, tuple[tuple[int, int], ...]], Found]:
-    """Return what reads the references of a file's code."""
-    if layout.type == ET_EXEC:
-        return fixed_references
-    return references_at_once if code.size >= QUICK_BYTES else references
 
 
 def _stubs(data: Buffer, layout: Layout) -> dict[int, int]:

@@ -25,8 +25,8 @@ from pikaforge.audit.elf.layout import ET_EXEC, PT_LOAD, Buffer, Layout, mapped
 from pikaforge.audit.elf.pointers import CodePointers
 from pikaforge.audit.isa import leads
 from pikaforge.audit.isa.dispatch import flow
-from pikaforge.audit.isa.dispatch.graph import Found, references
 from pikaforge.audit.isa.dispatch.local import TESTED, local_evidence
+from pikaforge.audit.isa.dispatch.references import Found, references
 from pikaforge.audit.isa.dispatch.state import Exhausted, Summary
 from pikaforge.audit.isa.dispatch.steps import Body, body
 from pikaforge.audit.isa.dispatch.values import UNKNOWN, Value
