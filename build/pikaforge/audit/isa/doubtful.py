@@ -152,7 +152,7 @@ class _AreaSearch:
         Raises:
             AuditError: one leads to the other in a long chain, as no compiler makes it.
         """
-        certain, named = leads.given(self._data, self._layout, str(self._path))
+        certain, named = leads.given(self._data, self._layout, str(self._path), self._spans)
         certain = {*certain, *self._code.entered, *outward}
         certain |= {p.start for p in self._places if leads.runs_on(self._data, self._code, p.start)}
         certain = {a for a in certain if leads.within(a, self._spans)}

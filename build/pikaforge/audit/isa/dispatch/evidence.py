@@ -15,7 +15,7 @@ from pikaforge.audit.elf.pointers import read_pointers
 from pikaforge.audit.isa.dispatch import known as known_table
 from pikaforge.audit.isa.dispatch.fixed import with_fixed
 from pikaforge.audit.isa.dispatch.go import go_evidence, is_go
-from pikaforge.audit.isa.dispatch.graph import read_graph
+from pikaforge.audit.isa.dispatch.graph_edges import read_graph
 from pikaforge.audit.isa.dispatch.known import Dispatcher
 from pikaforge.audit.isa.dispatch.library import BODIES, BODY, Library
 from pikaforge.audit.isa.dispatch.local import TESTED, local_evidence, skipped

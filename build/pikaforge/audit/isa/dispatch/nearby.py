@@ -330,7 +330,7 @@ class Nearby:
     def _pointers(self, ranges: Ranges) -> Iterator[int]:
         """Yield the addresses in some ranges that relocated pointers have, or that other files may use."""
         yield from (value for value in self.given.given if leads.within(value, ranges))
-        yield from (value for _, value in self.given.stored if leads.within(value, ranges))
+        yield from leads.those_within(self.given.stored.values, ranges)
 
     def _body(self, piece: int) -> Body | None:
         """Return the code of a piece that was looked at; None if it is too long, or is not decoded as a whole."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable
 from functools import lru_cache
-from itertools import chain, groupby
+from itertools import accumulate, chain, groupby
 from operator import attrgetter, itemgetter
 from pathlib import Path
+from typing import NamedTuple
 
 from pikaforge.audit.elf.layout import ET_EXEC, Layout, mapped
 from pikaforge.audit.isa.dispatch.fixed import numbers_in
@@ -25,26 +26,65 @@ Found = list[tuple[int, "array[int]", bool, frozenset[int]]]
 those addresses that are only numbers in its instructions: they may be no addresses."""
 
 
-def fixed_references(chunk: Chunk, bounds: tuple[tuple[int, int], ...]) -> Found:
+class Packed(NamedTuple):
+    """What `Found` has of many pieces, without an object for each."""
+
+    pieces: array[int]
+    counts: array[int]
+    """The number of addresses of each."""
+    addresses: array[int]
+    """Those of all pieces."""
+    through: bytes
+    numbers: dict[int, frozenset[int]]
+    """Those that are only numbers, of the pieces that have some."""
+
+
+def packed(found: Found) -> Packed:
+    """Return what is found in one object."""
+    return Packed(
+        array("q", [index for index, _, _, _ in found]),
+        array("q", [len(addresses) for _, addresses, _, _ in found]),
+        array("Q", chain.from_iterable(addresses for _, addresses, _, _ in found)),
+        bytes(on for _, _, on, _ in found),
+        {index: numbers for index, _, _, numbers in found if numbers},
+    )
+
+
+def movable_references(chunk: Chunk, bounds: tuple[tuple[int, int], ...]) -> Packed:
+    """Return what `references` returns, for code that may be loaded anywhere."""
+    return packed(references(chunk, bounds))
+
+
+def fixed_references(chunk: Chunk, bounds: tuple[tuple[int, int], ...]) -> Packed:
     """Return what `references` returns, for a program with a fixed address: immediates and displacements count, too."""
-    return references(chunk, bounds, fixed=True)
+    return packed(references(chunk, bounds, fixed=True))
 
 
-def references_at_once(chunk: Chunk, bounds: tuple[tuple[int, int], ...]) -> Found:
+def references_at_once(chunk: Chunk, bounds: tuple[tuple[int, int], ...]) -> Packed:
     """Return what `references` returns, by decoding many instructions at once."""
     from pikaforge.audit.isa.swept.references import referred  # noqa: PLC0415
 
     if TABLE in chunk.kinds:
-        return references(chunk, bounds)
-    out: Found = []
+        return movable_references(chunk, bounds)
     left: set[int] = set()
     with mapped(Path(chunk.path)) as data:
-        for index, found, flow in referred(chunk, data, bounds, left):
-            out.append((index, found, _runs_on(flow, chunk.kinds[index - chunk.first]), frozenset()))
-    if left:
-        others = references(chunk, bounds, wanted=chunk.with_gaps(left))
-        out = sorted((*out, *(found for found in others if found[0] in left)), key=itemgetter(0))
-    return out
+        found = referred(chunk, data, bounds, left)
+    on = {(flow, kind): _runs_on(flow, kind) for flow in set(found.flows) for kind in set(chunk.kinds)}
+    through = bytes(
+        on[flow, chunk.kinds[index - chunk.first]] for index, flow in zip(found.pieces, found.flows, strict=True)
+    )
+    out = Packed(found.pieces, found.counts, found.addresses, through, {})
+    return _with(out, references(chunk, bounds, wanted=chunk.with_gaps(left)), left) if left else out
+
+
+def _with(some: Packed, others: Found, left: set[int]) -> Packed:
+    """Return what is found, with that of the pieces that were decoded one by one; ascending."""
+    ends = list(accumulate(some.counts))
+    rows = (
+        (index, some.addresses[end - count : end], bool(on), frozenset[int]())
+        for index, count, end, on in zip(some.pieces, some.counts, ends, some.through, strict=True)
+    )
+    return packed(sorted((*rows, *(row for row in others if row[0] in left)), key=itemgetter(0)))
 
 
 def references(
@@ -103,8 +143,8 @@ def _runs_on(flow: int, kind: int) -> bool:
     return flow not in ends and (kind == GAP or flow not in calls)
 
 
-def reader(layout: Layout, code: CodeMap) -> Callable[[Chunk, tuple[tuple[int, int], ...]], Found]:
+def reader(layout: Layout, code: CodeMap) -> Callable[[Chunk, tuple[tuple[int, int], ...]], Packed]:
     """Return what reads the references of a file's code."""
     if layout.type == ET_EXEC:
         return fixed_references
-    return references_at_once if code.size >= QUICK_BYTES else references
+    return references_at_once if code.size >= QUICK_BYTES else movable_references
