@@ -148,8 +148,8 @@ class _Reader:
             for place, kind, symbol, addend in others:
                 places.append(place)
                 if kind == R_X86_64_IRELATIVE:
-                    resolvers.add(addend)
-                    given.add(addend)
+                    resolvers.add(addend % (1 << 64))
+                    given.add(addend % (1 << 64))
                 elif kind == R_X86_64_RELATIVE:
                     _store(stored, place, addend)
                 elif kind in (R_X86_64_64, R_X86_64_GLOB_DAT, R_X86_64_JUMP_SLOT):

@@ -186,7 +186,7 @@ def _scan_file(source: CodeSource, code: CodeMap, given: Given, pool: WorkerPool
         hits=tuple(_joined(hits)),
         size=code.size,
         pieces=len(code),
-        named=sum(1 for n in code.names if n != NOWHERE),
+        named=len(code) - code.names.count(NOWHERE),
         problem=code.problem,
         decoded=code.size - _not_decoded(code, mixed) + doubtful.decoded,
         data=tuple(sorted(doubtful.data.items())),
@@ -196,7 +196,8 @@ def _scan_file(source: CodeSource, code: CodeMap, given: Given, pool: WorkerPool
 
 def _not_decoded(code: CodeMap, mixed: Iterable[tuple[int, int]]) -> int:
     """Return the bytes of the pieces that are judged by `judge_doubtful`."""
-    tables = sum(code.ends[n] - code.starts[n] for n, kind in enumerate(code.kinds) if kind == TABLE)
+    numbers = (n for n, kind in enumerate(code.kinds) if kind == TABLE) if TABLE in code.kinds else ()
+    tables = sum(code.ends[n] - code.starts[n] for n in numbers)
     return tables + sum(code.ends[index] - start for index, start in mixed)
 
 

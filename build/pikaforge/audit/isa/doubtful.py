@@ -10,11 +10,12 @@ from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from math import ceil, log2
 from pathlib import Path
 from typing import NamedTuple
 
-from pikaforge.audit.elf.layout import ET_REL, PT_LOAD, Buffer, Layout, mapped, read_layout
+from pikaforge.audit.elf.layout import ET_REL, PT_LOAD, Buffer, Layout, mapped, read_layout, release
 from pikaforge.audit.elf.pointers import relative_relocations
 from pikaforge.audit.elf.relocated import HEADER
 from pikaforge.audit.elf.symbol_entries import symbol_entries
@@ -32,6 +33,8 @@ PADDED = "padding"
 """Evidence for bytes that only fill a page or a gap between sections."""
 TABLE_CLAIM = "a table before a function"
 """Evidence for what a compiler keeps there for its runtime (`elf.closure_tables`)."""
+PLACES = 16
+"""Areas that are read before their pages are given back."""
 HARMLESS = 8 << 10
 """Bytes of areas in which each byte is tried as the start of an instruction, before references are looked for."""
 ROUNDS = 32
@@ -106,12 +109,13 @@ def judge_doubtful(path: Path, code: CodeMap, found: Leads, allowed: frozenset[s
 
 
 def _places(data: Buffer, code: CodeMap, mixed: Sequence[tuple[int, int]], out: Doubtful) -> Iterator[_Place]:
-    for area in code.areas:
-        for place in _cut(area):
-            if is_padding(data[place.offset : place.offset + place.end - place.start]):
-                out.data[PADDED] += place.end - place.start
-            else:
-                yield place
+    for number, place in enumerate(chain.from_iterable(map(_cut, code.areas))):
+        if number % PLACES == 0:
+            release(data)
+        if is_padding(data[place.offset : place.offset + place.end - place.start]):
+            out.data[PADDED] += place.end - place.start
+        else:
+            yield place
     for index, start in mixed:
         offset = code.offsets[index] + start - code.starts[index]
         yield _Place(start, code.ends[index], offset, "", code.name(index), index)
@@ -155,12 +159,12 @@ class _AreaSearch:
         certain, named = leads.given(self._data, self._layout, str(self._path), self._spans)
         certain = {*certain, *self._code.entered, *outward}
         certain |= {p.start for p in self._places if leads.runs_on(self._data, self._code, p.start)}
-        certain = {a for a in certain if leads.within(a, self._spans)}
+        certain = leads.those_within(array("Q", certain), self._spans)
         if not certain and self._harmless():
             for place in self._places:
                 out.data[place.claim] += place.end - place.start
             return
-        fixed = self._relocations(certain | {a for a in named if leads.within(a, self._spans)})
+        fixed = self._relocations(certain | leads.those_within(array("Q", named), self._spans))
         spans = self._doubted(fixed)
         named = (named | self._named(spans)) - certain
         named = {a for a in named if leads.within(a, spans)}

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from pikaforge.audit.elf.layout import ET_DYN, Buffer, Layout, mapped, read_layout
+from pikaforge.audit.elf.layout import ET_DYN, Buffer, Layout, mapped, read_layout, release
 from pikaforge.audit.elf.pointers import read_pointers
 from pikaforge.audit.isa.opcodes import flows
 from pikaforge.audit.isa.ranges import CodeMap
@@ -62,8 +62,9 @@ def words(data: Buffer, layout: Layout, spans: Spans) -> Iterator[int]:
             if len(uppers) <= FEW:
                 for upper in uppers:
                     yield from _with_upper(raw, upper, spans, starts)
-                continue
-            yield from (value for value in array("Q", raw) if low <= value < high and one_of(value, spans, starts))
+            else:
+                yield from (value for value in array("Q", raw) if low <= value < high and one_of(value, spans, starts))
+            release(data)
 
 
 def _with_upper(raw: bytes, upper: int, spans: Spans, starts: list[int]) -> Iterator[int]:
