@@ -160,6 +160,8 @@ def _scan_file(source: CodeSource, code: CodeMap, given: Given, pool: WorkerPool
     doubtful = judge_doubtful(source.path, code, Leads(mixed, outward, tables), given.allowed, pool)
     entered = _entered(source.path, code, outward | doubtful.outward, {index for index, _ in mixed})
     found += chain.from_iterable(pool.each(look_inside, entered, given.allowed))
+    outward.clear()  # there may be a million
+    doubtful.outward.clear()
     found += [(index, (hit,)) for index, _, hit in doubtful.hits if index != NOWHERE]
     hits = [
         Hit(

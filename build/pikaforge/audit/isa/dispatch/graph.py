@@ -25,7 +25,7 @@ from pikaforge.audit.isa.ranges import LAST, NOWHERE, CodeMap
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pikaforge.audit.isa.dispatch.rows import Numbers, Places
+    from pikaforge.audit.isa.dispatch.rows import AnyNumbers, Numbers, Places
 
     Pieces = NDArray[np.int32]
 
@@ -35,7 +35,7 @@ NOT_REACHED = -2
 class References:
     """The addresses that pieces refer to, by the piece. Pieces that are only padding are not in it."""
 
-    def __init__(self, counts: Places, known: NDArray[np.bool_], addresses: Numbers) -> None:
+    def __init__(self, counts: Places, known: NDArray[np.bool_], addresses: AnyNumbers) -> None:
         """Keep the addresses of all pieces, in the order of pieces; `counts` says how many each one has."""
         self.known, self.addresses = known, addresses
         self.bounds = np.concatenate((np.zeros(1, np.int64), np.cumsum(counts)))
@@ -47,11 +47,12 @@ class References:
         """Return the addresses that a piece refers to; none of one that is not in it."""
         if piece < 0:
             return array("Q")
-        return array("Q", self.addresses[self.bounds[piece] : self.bounds[piece + 1]].tobytes())
+        held = self.addresses[self.bounds[piece] : self.bounds[piece + 1]]
+        return array("Q", held.astype(np.uint64).tobytes())
 
     def naming(self, places: Set[int]) -> set[int]:
         """Return the pieces that refer to one of some addresses."""
-        met = np.flatnonzero(is_in(self.addresses, np.sort(numbers(frozenset(places)))))
+        met = np.flatnonzero(is_in(self.addresses.astype(np.uint64), np.sort(numbers(frozenset(places)))))
         return set((self.bounds.searchsorted(met, side="right") - 1).tolist())
 
 
@@ -61,7 +62,13 @@ class Callers:
     A piece to which only pointers lead is in it, too, without any.
     """
 
-    def __init__(self, targets: Pieces, sources: Pieces, addresses: Numbers, known: NDArray[np.bool_]) -> None:
+    def __init__(
+        self,
+        targets: Pieces,
+        sources: Pieces,
+        addresses: AnyNumbers,
+        known: NDArray[np.bool_],
+    ) -> None:
         """Keep rows of a piece, one that refers to it, and the address; `known` says which pieces are in it."""
         order = np.argsort(targets, kind="stable")
         self.known = known

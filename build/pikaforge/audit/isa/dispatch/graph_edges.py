@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,7 +24,9 @@ from pikaforge.audit.isa.worker_pool import WorkerPool, chunks
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pikaforge.audit.isa.dispatch.rows import Numbers, Places
+    from pikaforge.audit.isa.dispatch.rows import AnyNumbers, Numbers, Places
+
+    Kind = type[np.unsignedinteger[Any]]
 
 JUMP_THROUGH = b"\xff\x25"
 """jmp *place(%rip)"""
@@ -51,9 +53,15 @@ def read_graph(
     loads = [s for s in layout.segments if s.type == PT_LOAD]
     bounds = tuple((s.address, s.address + s.memory_size) for s in loads)
     stubs = _stubs(data, layout)
-    edges = _edges(pool.each(reader(layout, code), chunks(path, code), bounds), Boundaries(data, code), code)
+    highest = max((*(high for _, high in bounds), *stubs.values()), default=0)
+    edges = _edges(
+        pool.each(reader(layout, code), chunks(path, code), bounds),
+        Boundaries(data, code),
+        code,
+        stubs,
+        np.uint32 if highest <= 1 << 32 else np.uint64,
+    )
     _without_stubs(code, edges, stubs)
-    edges.addresses = _behind_stubs(edges.addresses, stubs)
     running = [(r.address, r.address + r.size) for r in regions(data, layout, str(path))]
     fixed = [s.address for s in layout.sections if s.address and s.size]
     fixed += chain.from_iterable((*bounds, *given.arrays))
@@ -70,15 +78,17 @@ class _Edges:
     """Whether a piece is more than padding."""
     through: NDArray[np.bool_]
     """Whether a piece may run on into the next one."""
-    addresses: Numbers = field(default_factory=lambda: np.empty(0, np.uint64))
+    addresses: AnyNumbers = field(default_factory=lambda: np.empty(0, np.uint64))
     """Those of all pieces, in the order of pieces."""
 
 
-def _edges(found: Iterable[Packed], boundaries: Boundaries, code: CodeMap) -> _Edges:
-    """Return what is found, without numbers that lead nowhere."""
+def _edges(
+    found: Iterable[Packed], boundaries: Boundaries, code: CodeMap, stubs: Mapping[int, int], kind: Kind
+) -> _Edges:
+    """Return what is found, without numbers that lead nowhere, as numbers of a kind: half of them need half of it."""
     count = len(code)
     edges = _Edges(np.zeros(count, np.int64), np.zeros(count, bool), np.zeros(count, bool))
-    held: list[Numbers] = []
+    held: list[AnyNumbers] = [np.empty(0, kind)]
     for part in found:
         pieces = np.frombuffer(part.pieces, np.int64)
         counts = np.frombuffer(part.counts, np.int64)
@@ -90,9 +100,8 @@ def _edges(found: Iterable[Packed], boundaries: Boundaries, code: CodeMap) -> _E
             ends = np.cumsum(counts)
             counts, addresses = sums[ends] - sums[ends - counts], addresses[kept]
         edges.counts[pieces] = counts
-        held.append(addresses)
-    if held:
-        edges.addresses = np.concatenate(held)
+        held.append(_behind_stubs(addresses, stubs).astype(kind))
+    edges.addresses = np.concatenate(held)
     return edges
 
 
@@ -182,30 +191,37 @@ class _Builder:
             nodes=self._nodes(objects, owner, kept),
         )
 
-    def _pieces(self, addresses: Numbers) -> NDArray[np.int32]:
+    def _pieces(self, addresses: AnyNumbers) -> NDArray[np.int32]:
         """Return the pieces that hold some addresses; -1 where none does."""
         out = np.empty(len(addresses), np.int32)
         for at in range(0, len(addresses), BLOCK):  # so that what is between needs little memory
-            out[at : at + BLOCK] = row_of(self._starts, self._ends, addresses[at : at + BLOCK])
+            some = addresses[at : at + BLOCK].astype(np.uint64)
+            out[at : at + BLOCK] = row_of(self._starts, self._ends, some)
         return out
 
     def _uses(self, running: list[tuple[int, int]]) -> tuple[Callers, Rows]:
         """Return `Graph.callers` and `Graph.users`; `running` are the ranges of addresses that hold code."""
         on = np.flatnonzero(self._edges.through).astype(np.int32)
         onward = self._onward(on)
-        owner = np.concatenate((self._owner, on))
-        target = np.concatenate((self._target, self._pieces(onward)))
-        addresses = np.concatenate((self._edges.addresses, onward))
-        others = np.flatnonzero((target != NOWHERE) & (target != owner))
         known = np.zeros(len(self._code), bool)
-        known[target[others]] = True
-        callers = Callers(target[others], owner[others], addresses[others], known)
-        using = np.flatnonzero(target == NOWHERE)
-        data = addresses[using]
-        outside = np.ones(len(data), bool)
-        for low, high in running:
-            outside &= (data < np.uint64(low)) | (data >= np.uint64(high))
-        return callers, Rows(data[outside], owner[using[outside]].astype(np.uint64))
+        rows: list[tuple[NDArray[np.int32], NDArray[np.int32], AnyNumbers]] = []
+        keys, users = [], []
+        for owner, target, addresses in (
+            (self._owner, self._target, self._edges.addresses),
+            (on, self._pieces(onward), onward.astype(self._edges.addresses.dtype)),
+        ):
+            others = np.flatnonzero((target != NOWHERE) & (target != owner))
+            known[target[others]] = True
+            rows.append((target[others], owner[others], addresses[others]))
+            using = np.flatnonzero(target == NOWHERE)
+            data = addresses[using].astype(np.uint64)
+            outside = np.ones(len(data), bool)
+            for low, high in running:
+                outside &= (data < np.uint64(low)) | (data >= np.uint64(high))
+            keys.append(data[outside])
+            users.append(owner[using[outside]])
+        targets, sources, places = (np.concatenate(some) for some in zip(*rows, strict=True))
+        return Callers(targets, sources, places, known), Rows(np.concatenate(keys), np.concatenate(users))
 
     def _onward(self, pieces: NDArray[np.int32]) -> Numbers:
         """Return the addresses that pieces run on into, behind padding."""
@@ -226,15 +242,17 @@ class _Builder:
         bounds = np.concatenate((np.zeros(1, np.int64), np.cumsum(counts)))
         targets = np.empty(bounds[-1], np.int32)
         before: Places = np.cumsum(on) - on
-        addresses = _behind_stubs(edges.addresses, self._stubs)
-        pieces = self._target if addresses is edges.addresses else self._pieces(addresses)
-        targets[np.arange(len(addresses)) + before[self._owner]] = self._numbered(addresses, pieces, objects)
-        for places, led in (
-            (bounds[1 : count + 1][on] - 1, self._ends[on]),
-            (slice(bounds[count], None), values[np.argsort(owner, kind="stable")]),
-        ):
-            addresses = _behind_stubs(led, self._stubs)
-            targets[places] = self._numbered(addresses, self._pieces(addresses), objects)
+        for at in range(0, len(self._owner), BLOCK):
+            part = slice(at, min(at + BLOCK, len(self._owner)))
+            addresses = edges.addresses[part].astype(np.uint64)
+            led = _behind_stubs(addresses, self._stubs)
+            pieces = self._target[part] if led is addresses else self._pieces(led)
+            places = np.arange(part.start, part.stop) + before[self._owner[part]]
+            targets[places] = self._numbered(led, pieces, objects)
+        ends = _behind_stubs(self._ends[on], self._stubs)
+        targets[bounds[1 : count + 1][on] - 1] = self._numbered(ends, self._pieces(ends), objects)
+        pointers = _behind_stubs(values[np.argsort(owner, kind="stable")], self._stubs)
+        targets[bounds[count] :] = self._numbered(pointers, self._pieces(pointers), objects)
         return Nodes(bounds=bounds, targets=targets)
 
     def _numbered(self, addresses: Numbers, pieces: NDArray[np.int32], objects: Numbers) -> NDArray[np.int32]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Numbers = NDArray[np.uint64]
+    AnyNumbers = NDArray[np.unsignedinteger[Any]]
     Places = NDArray[np.int64]
 
 EMPTY = array("Q")
@@ -48,7 +49,7 @@ class Addresses:
 class Rows:
     """Numbers by a key. Those of a key are in the order in which they were given."""
 
-    def __init__(self, keys: Numbers, values: Numbers) -> None:
+    def __init__(self, keys: Numbers, values: Numbers | NDArray[np.int32]) -> None:
         """Keep a value for each key; a key may occur many times."""
         order = np.argsort(keys, kind="stable")
         found, begin = np.unique(keys[order], return_index=True)
