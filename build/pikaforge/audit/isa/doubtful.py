@@ -22,7 +22,7 @@ from pikaforge.audit.elf.symbol_entries import symbol_entries
 from pikaforge.audit.isa import leads, taken
 from pikaforge.audit.isa.area_facts import AreaGiven, Judged
 from pikaforge.audit.isa.areas import is_padding, judge_areas
-from pikaforge.audit.isa.candidates import harmless, windows_in
+from pikaforge.audit.isa.candidates import windows_in
 from pikaforge.audit.isa.likelihood import REFERRED, SURE
 from pikaforge.audit.isa.ranges import FUNCTION, GAP, PIECE_LIMIT, TABLE, Area, CodeMap
 from pikaforge.audit.isa.scan_facts import FeatureHit
@@ -35,8 +35,6 @@ TABLE_CLAIM = "a table before a function"
 """Evidence for what a compiler keeps there for its runtime (`elf.closure_tables`)."""
 PLACES = 16
 """Areas that are read before their pages are given back."""
-HARMLESS = 8 << 10
-"""Bytes of areas in which each byte is tried as the start of an instruction, before references are looked for."""
 ROUNDS = 32
 """How often areas are judged again because others lead to them; programs need three."""
 START = 4
@@ -160,10 +158,6 @@ class _AreaSearch:
         certain = {*certain, *self._code.entered, *outward}
         certain |= {p.start for p in self._places if leads.runs_on(self._data, self._code, p.start)}
         certain = leads.those_within(array("Q", certain), self._spans)
-        if not certain and self._harmless():
-            for place in self._places:
-                out.data[place.claim] += place.end - place.start
-            return
         fixed = self._relocations(certain | leads.those_within(array("Q", named), self._spans))
         spans = self._doubted(fixed)
         named = (named | self._named(spans)) - certain
@@ -242,12 +236,6 @@ class _AreaSearch:
             if number not in results or not waiting[number][address - self._spans[number][0]]:
                 new.add(address)
         return starts | new, self._numbers(new)
-
-    def _harmless(self) -> bool:
-        """Return whether the areas are small, and no instruction beyond the target begins at any byte of them."""
-        if sum(p.end - p.start for p in self._places) > HARMLESS or any(p.piece >= 0 for p in self._places):
-            return False
-        return all(harmless(self._data[p.offset : p.offset + p.end - p.start], self._allowed) for p in self._places)
 
     def _given(self, certain: set[int], named: set[int]) -> AreaGiven:
         size = sum(p.end - p.start for p in self._places)

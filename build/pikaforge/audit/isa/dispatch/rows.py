@@ -24,8 +24,8 @@ class Addresses:
 
     def __init__(self, addresses: Numbers) -> None:
         """Keep some addresses, in any order."""
-        self.sorted = np.unique(addresses)
-        self._held = array("Q", self.sorted.tobytes())  # its bisection is quicker than that of numpy for one number
+        self._held = array("Q", np.unique(addresses).tobytes())  # bisection of one number is quicker than in numpy
+        self.sorted: Numbers = numbers(self._held)
 
     def __contains__(self, address: int) -> bool:
         return self.any_between(address, address + 1)
@@ -53,8 +53,8 @@ class Rows:
         """Keep a value for each key; a key may occur many times."""
         order = np.argsort(keys, kind="stable")
         found, begin = np.unique(keys[order], return_index=True)
-        self.keys = found
         self._keys = array("Q", found.tobytes())
+        self.keys: Numbers = numbers(self._keys)
         self._bounds = array("q", np.append(begin, len(keys)).astype(np.int64).tobytes())
         self._values = array("Q", values[order].astype(np.uint64).tobytes())
 
