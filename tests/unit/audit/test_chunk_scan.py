@@ -15,8 +15,10 @@ from pikaforge.audit.allowed_features import of_baseline
 from pikaforge.audit.isa import chunk_scan, decode
 from pikaforge.audit.isa import taken as taken_module
 from pikaforge.audit.isa.chunk_scan import scan_pieces
-from pikaforge.audit.isa.dispatch import graph, nearby
+from pikaforge.audit.isa.dispatch import nearby
+from pikaforge.audit.isa.dispatch import references as references_module
 from pikaforge.audit.isa.dispatch.nearby import references_to
+from pikaforge.audit.isa.dispatch.references import packed, references, references_at_once
 from pikaforge.audit.isa.ranges import FRAME, FUNCTION, GAP
 from pikaforge.audit.isa.scan_facts import Given, Scanned
 from pikaforge.audit.isa.stretches import stretches
@@ -120,7 +122,7 @@ def test_a_whole_scan_is_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     allowed = of_baseline("x86_64")
     one_by_one = decode.scan(sources, allowed, workers=1)
     assert "avx2" in {hit.feature for hit in one_by_one[0].hits}
-    for module in (decode, graph, nearby, taken_module):
+    for module in (decode, references_module, nearby, taken_module):
         monkeypatch.setattr(module, "QUICK_BYTES", 0)
     assert decode.scan(sources, allowed, workers=1) == one_by_one
 
@@ -162,10 +164,10 @@ def test_what_hostile_pieces_refer_to(number: int, tmp_path: Path) -> None:
     base = BASES[number % 4]
     chunk = hostile(chance, tmp_path / "code", base=base)
     bounds = ((max(base - 5_000_000, 0), base + 10_000), (base + 20_000, base + 900_000))
-    assert graph.references_at_once(chunk, bounds) == graph.references(chunk, bounds)
+    assert references_at_once(chunk, bounds) == packed(references(chunk, bounds))
 
 
 def test_what_a_library_refers_to() -> None:
     code = decode._code_map(decode.CodeSource(file="x", path=MODULE))
     for chunk in chunks(MODULE, code):
-        assert graph.references_at_once(chunk, ((0, 1 << 30),)) == graph.references(chunk, ((0, 1 << 30),))
+        assert references_at_once(chunk, ((0, 1 << 30),)) == packed(references(chunk, ((0, 1 << 30),)))

@@ -20,7 +20,7 @@ from pikaforge.audit.elf.layout import read_layout
 from pikaforge.audit.elf.pointers import import_places
 from pikaforge.audit.isa.decode import CodeSource, scan
 from pikaforge.audit.isa.dispatch import known
-from pikaforge.audit.isa.dispatch.graph import STUB_STARTS
+from pikaforge.audit.isa.dispatch.graph_edges import STUB_STARTS
 from pikaforge.audit.isa.ranges import GAP, read_map
 from pikaforge.cpu import features
 

@@ -16,7 +16,7 @@ from pikaforge.audit.allowed_features import from_macros
 from pikaforge.audit.audit import audit_paths
 from pikaforge.audit.audit_result import AuditResult
 from pikaforge.audit.elf.layout import Buffer, Layout
-from pikaforge.audit.isa.dispatch import graph, known
+from pikaforge.audit.isa.dispatch import graph_edges, known
 from pikaforge.audit.isa.dispatch.library import NAMED
 
 ALLOWED = from_macros(["#define __SSE3__ 1"], "sandybridge")
@@ -92,14 +92,14 @@ def test_a_call_by_a_stub_needs_a_test_as_well(
     """A module calls what it exports by stubs; the jump by the place of the same address is another name for it."""
     functions = {"sum": way, "sort_AVX2": FAST, "stub": (c.through("place"), bytes(10))}
     data = module(functions, exports=["sum", "sort_AVX2"], data=["place"], pointers={"place": "sort_AVX2"})
-    monkeypatch.setattr(graph, "_stubs", lambda data, layout: _stubs_of(data, layout) if stubs else {})
+    monkeypatch.setattr(graph_edges, "_stubs", lambda data, layout: _stubs_of(data, layout) if stubs else {})
     assert audited(data, tmp_path).passed is expected
 
 
 def _stubs_of(data: Buffer, layout: Layout) -> dict[int, int]:
     """The stub, which the linker would have put into a section of its own."""
     text = next(s for s in layout.sections if s.name == ".text")
-    at = bytes(data[text.offset : text.offset + text.size]).rfind(graph.JUMP_THROUGH)
+    at = bytes(data[text.offset : text.offset + text.size]).rfind(graph_edges.JUMP_THROUGH)
     address = text.address + at
     distance = int.from_bytes(data[text.offset + at + 2 : text.offset + at + 6], "little", signed=True)
     return {address: address + 6 + distance}

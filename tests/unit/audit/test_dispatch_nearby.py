@@ -19,8 +19,8 @@ from pikaforge.audit.elf.pointers import relative_relocations
 from pikaforge.audit.isa import leads
 from pikaforge.audit.isa.decode import CodeSource, Hit, scan
 from pikaforge.audit.isa.dispatch import evidence
-from pikaforge.audit.isa.dispatch.graph import fixed_references, references
 from pikaforge.audit.isa.dispatch.nearby import Nearby, Sought, references_to
+from pikaforge.audit.isa.dispatch.references import references
 from pikaforge.audit.isa.ranges import CodeMap, read_map
 from pikaforge.audit.isa.worker_pool import chunks
 
@@ -45,10 +45,9 @@ def test_no_reference_is_missed(module: CodeMap, fixed: bool) -> None:
     some = random.Random(14).sample(range(len(module)), PIECES)
     ranges = tuple(sorted((module.starts[n], module.ends[n]) for n in some))
     near = tuple(sorted({n for low, high in ranges for n in _between(module, low - 130, high + 130)}))
-    whole = fixed_references if fixed else references
     expected, found = set(), set()
     for chunk in chunks(MODULE, module):
-        expected |= {(n, a) for n, addresses, *_ in whole(chunk, ranges) for a in addresses}
+        expected |= {(n, a) for n, addresses, *_ in references(chunk, ranges, fixed=fixed) for a in addresses}
         sought = Sought(ranges, fixed, near)
         found |= {(n, a) for n, addresses, *_ in references_to(chunk, sought) for a in addresses}
     assert len(expected) > PIECES

@@ -12,7 +12,7 @@ from pikaforge.audit.allowed_features import from_macros
 from pikaforge.audit.elf.executable import executable, regions
 from pikaforge.audit.elf.layout import mapped, read_layout
 from pikaforge.audit.isa.decode import CodeSource, FileScan, scan
-from pikaforge.audit.isa.dispatch.graph import references
+from pikaforge.audit.isa.dispatch.references import references
 from pikaforge.audit.isa.ranges import FRAME, FUNCTION, GAP, PIECE_LIMIT, CodeMap, read_map
 from pikaforge.audit.isa.worker_pool import chunks
 

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pikaforge.audit.elf.layout import PF_X, PT_LOAD, SHT_RELA, Buffer, Layout, Segment
+from pikaforge.audit.elf.layout import PF_X, PT_LOAD, SHT_RELA, Buffer, Layout, Segment, find
 
 SECTION = ".gopclntab"
 MAGIC_2, MAGIC_16, MAGIC_18, MAGIC_20 = 0xFFFFFFFB, 0xFFFFFFFA, 0xFFFFFFF0, 0xFFFFFFF1
@@ -71,11 +71,11 @@ def _places(data: Buffer, layout: Layout) -> Iterator[int]:
 def _in_segment(data: Buffer, part: Segment) -> Iterator[int]:
     end = part.offset + part.file_size
     for magic in (MAGIC_20, MAGIC_18, MAGIC_16, MAGIC_2):
-        at = data.find(_HEAD.pack(magic, SHAPE), part.offset, end)
+        at = find(data, _HEAD.pack(magic, SHAPE), part.offset, end)
         while at >= 0:
             if at % 8 == 0:
                 yield at
-            at = data.find(_HEAD.pack(magic, SHAPE), at + 8, end)
+            at = find(data, _HEAD.pack(magic, SHAPE), at + 8, end)
 
 
 def _read(data: Buffer, layout: Layout, offset: int) -> GoFunctions:

@@ -38,6 +38,9 @@ TABLE_LIMIT = 256 << 20
 NAME_LIMIT, TEXT_LIMIT = 1024, 64 << 10
 """Bytes of a name in a table that may lead to itself many times, and of any other text, such as a command line."""
 
+WINDOW = 4 << 20
+"""Bytes of a file that are searched before they are given back."""
+
 _HEADER = {64: struct.Struct("<HHIQQQIHHHHHH"), 32: struct.Struct("<HHIIIIIHHHHHH")}
 _SECTION = {64: struct.Struct("<IIQQQQIIQQ"), 32: struct.Struct("<IIIIIIIIII")}
 _SEGMENT = {64: struct.Struct("<IIQQQQQQ"), 32: struct.Struct("<IIIIIIII")}
@@ -189,6 +192,24 @@ def mapped(path: Path) -> Iterator[Buffer]:
                 yield relocated(path, data) if is_object(data[:20]) else data
     except OSError as error:
         raise AuditError(f"cannot read the file: {error.strerror or error}", where=str(path)) from error
+
+
+def release(data: Buffer) -> None:
+    """Give the pages of a file back that were read so far: else they count as memory of this process."""
+    if isinstance(data, mmap.mmap):
+        data.madvise(mmap.MADV_DONTNEED)
+
+
+def find(data: Buffer, wanted: bytes, start: int = 0, end: int | None = None) -> int:
+    """Return the first offset of some bytes between two others, as `bytes.find` does, without keeping what was read."""
+    end = len(data) if end is None else min(end, len(data))
+    for at in range(start, end, WINDOW):
+        found = data.find(wanted, at, min(at + WINDOW + len(wanted) - 1, end))
+        if found >= 0:
+            return found
+        if at > start:
+            release(data)
+    return -1
 
 
 def piece(data: Buffer, offset: int, size: int, what: str, where: str) -> bytes:

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
-from itertools import takewhile
+from functools import cached_property
+from itertools import chain, takewhile
+from typing import NamedTuple
 
 from pikaforge.audit.elf.dynamic import DynamicSection
-from pikaforge.audit.elf.layout import PT_INTERP, Buffer, Layout, piece
+from pikaforge.audit.elf.layout import PT_INTERP, PT_LOAD, Buffer, Layout, piece
 from pikaforge.errors import AuditError
 
-DT_PLTRELSZ, DT_HASH, DT_SYMTAB, DT_RELA, DT_RELASZ, DT_INIT, DT_FINI, DT_JMPREL = 2, 4, 6, 7, 8, 12, 13, 23
+DT_PLTRELSZ, DT_HASH, DT_STRTAB, DT_SYMTAB, DT_RELA, DT_RELASZ = 2, 4, 5, 6, 7, 8
+DT_INIT, DT_FINI, DT_JMPREL = 12, 13, 23
 DT_SONAME, DT_INIT_ARRAY, DT_FINI_ARRAY, DT_INIT_ARRAYSZ, DT_FINI_ARRAYSZ = 14, 25, 26, 27, 28
 DT_PREINIT_ARRAY, DT_PREINIT_ARRAYSZ, DT_RELRSZ, DT_RELR, DT_GNU_HASH = 32, 33, 35, 36, 0x6FFFFEF5
 R_X86_64_64, R_X86_64_GLOB_DAT, R_X86_64_JUMP_SLOT, R_X86_64_RELATIVE, R_X86_64_IRELATIVE = 1, 6, 7, 8, 37
@@ -34,6 +37,14 @@ _ARRAYS = (
 )
 
 
+class Stored(NamedTuple):
+    """Pointers in data. There may be a million, so they are in arrays."""
+
+    places: array[int]
+    values: array[int]
+    """The address that the loader writes to each place, modulo 2^64."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodePointers:
     """Addresses of a library's code and data that others can use without running its code first."""
@@ -42,9 +53,9 @@ class CodePointers:
     """Code and data that others may use from the start: the entry, exports, and functions that the loader calls."""
     resolvers: frozenset[int]
     """Functions that choose an implementation at start-up (ifunc). They are in `given`, too."""
-    stored: tuple[tuple[int, int], ...]
-    """Pointers in the data: the place, and the address that the loader writes there."""
-    places: frozenset[int]
+    stored: Stored
+    """Pointers in the data."""
+    places: array[int]
     """All places in the data that the loader writes to, also those of addresses in other libraries."""
     arrays: tuple[tuple[int, int], ...]
     """Ranges of data that hold functions which the loader calls."""
@@ -78,10 +89,22 @@ def relative_relocations(data: Buffer, layout: Layout, where: str) -> tuple[int,
         return 0, 0
     raw = data[offset : offset + min(tags.get(DT_RELASZ, 0), len(data))]
     words = array("Q", raw[: len(raw) // _RELA.size * _RELA.size])
-    entries = zip(words[::3], words[1::3], words[2::3], strict=True)
-    high = 1 << 32
-    count = sum(1 for _ in takewhile(lambda e: e[1] == R_X86_64_RELATIVE and e[0] < high and e[2] < high, entries))
+    count, high = _relative(words[1::3]), 1 << 32
+    places, values = words[: 3 * count : 3], words[2 : 3 * count : 3]
+    if max(places, default=0) >= high or max(values, default=0) >= high:
+        pairs = zip(places, values, strict=True)
+        count = sum(1 for _ in takewhile(lambda pair: pair[0] < high and pair[1] < high, pairs))
     return address, address + count * _RELA.size
+
+
+def _relative(kinds: array[int]) -> int:
+    """Return how many relocations at the start of a table are relative ones; `kinds` has their types and symbols."""
+    raw = kinds.tobytes()
+    one = R_X86_64_RELATIVE.to_bytes(8, "little")
+    count = (len(raw) - len(raw.lstrip(one))) // len(one)
+    if raw.startswith(one * count):  # the usual case: no loop over a million of them
+        return count
+    return sum(1 for _ in takewhile(R_X86_64_RELATIVE.__eq__, kinds))
 
 
 def import_places(data: Buffer, layout: Layout, where: str, names: Set[str]) -> set[int]:
@@ -91,6 +114,11 @@ def import_places(data: Buffer, layout: Layout, where: str, names: Set[str]) -> 
         AuditError: its dynamic section is truncated, or cannot be followed.
     """
     return _Reader(data, layout, where).places_of(names)
+
+
+def _store(stored: Stored, place: int, value: int) -> None:
+    stored.places.append(place)
+    stored.values.append(value % (1 << 64))
 
 
 class _Reader:
@@ -112,20 +140,24 @@ class _Reader:
                 (objects if kind == STT_OBJECT and value not in given else given).add(value)
                 if kind == STT_GNU_IFUNC:
                     resolvers.add(value)
-        stored: list[tuple[int, int]] = []
-        places = set(self._packed())
-        for place, kind, symbol, addend in self._relocations():
-            places.add(place)
-            if kind == R_X86_64_IRELATIVE:
-                resolvers.add(addend)
-                given.add(addend)
-            elif kind == R_X86_64_RELATIVE:
-                stored.append((place, addend))
-            elif kind in (R_X86_64_64, R_X86_64_GLOB_DAT, R_X86_64_JUMP_SLOT):
-                _, section, value = next(iter(self._symbols([symbol])))
-                if section not in (SHN_UNDEF, SHN_ABS):
-                    stored.append((place, value + (addend if kind == R_X86_64_64 else 0)))
-        stored += [(place, self._word(place)) for place in self._packed()]
+        stored, places = Stored(array("Q"), array("Q")), array("Q", self._packed())
+        for relative, others in self._relocations():
+            places.extend(relative.places)
+            stored.places.extend(relative.places)
+            stored.values.extend(relative.values)
+            for place, kind, symbol, addend in others:
+                places.append(place)
+                if kind == R_X86_64_IRELATIVE:
+                    resolvers.add(addend % (1 << 64))
+                    given.add(addend % (1 << 64))
+                elif kind == R_X86_64_RELATIVE:
+                    _store(stored, place, addend)
+                elif kind in (R_X86_64_64, R_X86_64_GLOB_DAT, R_X86_64_JUMP_SLOT):
+                    _, section, value = next(iter(self._symbols((symbol,))))
+                    if section not in (SHN_UNDEF, SHN_ABS):
+                        _store(stored, place, value + (addend if kind == R_X86_64_64 else 0))
+        for place in self._packed():
+            _store(stored, place, self._word(place))
         arrays = tuple(
             (self._tags[at], self._tags[at] + self._tags.get(size, 0)) for at, size in _ARRAYS if at in self._tags
         )
@@ -133,15 +165,15 @@ class _Reader:
             given=frozenset(given | objects),
             objects=frozenset(objects - given),
             resolvers=frozenset(resolvers),
-            stored=tuple(stored),
-            places=frozenset(places),
+            stored=stored,
+            places=places,
             arrays=arrays,
         )
 
     def places_of(self, names: Set[str]) -> set[int]:
         """See `import_places`."""
         found = set()
-        for place, kind, symbol, _ in self._relocations():
+        for place, kind, symbol, _ in chain.from_iterable(others for _, others in self._relocations()):
             if symbol and kind in (R_X86_64_64, R_X86_64_GLOB_DAT, R_X86_64_JUMP_SLOT):
                 entry = self._tags.get(DT_SYMTAB, 0) + symbol * _SYMBOL.size
                 name, _, _, section, _, _ = _SYMBOL.unpack(self._at(entry, _SYMBOL.size, "the dynamic symbol table"))
@@ -158,15 +190,32 @@ class _Reader:
     def _word(self, address: int) -> int:
         return int.from_bytes(self._at(address, 8, "a relocated word"), "little")
 
-    def _symbols(self, numbers: Iterator[int] | list[int]) -> Iterator[tuple[int, int, int]]:
+    def _symbols(self, numbers: Iterable[int]) -> Iterator[tuple[int, int, int]]:
         """Yield type, section and value of some symbols."""
-        table = self._tags.get(DT_SYMTAB)
+        table, held, size = self._tags.get(DT_SYMTAB), self._held_symbols, _SYMBOL.size
         for number in numbers:
             if table is None or number >= SYMBOLS:
                 raise AuditError("the ELF file is corrupt: it has no such symbol", where=self._where)
-            raw = self._at(table + number * _SYMBOL.size, _SYMBOL.size, "the dynamic symbol table")
-            _, info, _, section, value, _ = _SYMBOL.unpack(raw)
+            if (number + 1) * size <= len(held):
+                _, info, _, section, value, _ = _SYMBOL.unpack_from(held, number * size)
+            else:
+                raw = self._at(table + number * size, size, "the dynamic symbol table")
+                _, info, _, section, value, _ = _SYMBOL.unpack(raw)
             yield info & 0xF, section, value
+
+    @cached_property
+    def _held_symbols(self) -> bytes:
+        """The first symbols of the table, as far as its segment has bytes: there is no number of them."""
+        table = self._tags.get(DT_SYMTAB, 0)
+        for part in self._layout.segments:
+            if part.type == PT_LOAD and part.address <= table < part.address + part.file_size:
+                at, rest = table - part.address + part.offset, part.address + part.file_size - table
+                return self._data[at : at + min(rest, self._symbol_bytes())]
+        return b""
+
+    def _symbol_bytes(self) -> int:
+        """Return the bytes that the table has at the most: the table of names is behind it in what linkers write."""
+        return max(self._tags.get(DT_STRTAB, 0) - self._tags.get(DT_SYMTAB, 0), 0)
 
     def _exported(self) -> Iterator[int]:
         """Yield the numbers of the symbols that others can look up: those in the hash table."""
@@ -192,14 +241,22 @@ class _Reader:
                 raise AuditError("the ELF file is corrupt: its hash table has no end", where=self._where)
         yield from range(first, last + 1)
 
-    def _relocations(self) -> Iterator[tuple[int, int, int, int]]:
-        """Yield place, type, symbol and addend of all relocations."""
+    def _relocations(self) -> Iterator[tuple[Stored, Iterator[tuple[int, int, int, int]]]]:
+        """Yield those of each table: the relative ones at its start, and place, type, symbol and addend of the others.
+
+        Linkers put the relative ones there, and there may be a million.
+        """
         for table, size in ((DT_RELA, DT_RELASZ), (DT_JMPREL, DT_PLTRELSZ)):
             if table in self._tags:
                 count = self._tags.get(size, 0) // _RELA.size
                 raw = self._at(self._tags[table], count * _RELA.size, "the relocations") if count else b""
-                for place, info, addend in _RELA.iter_unpack(raw):
-                    yield place, info & 0xFFFFFFFF, info >> 32, addend
+                words = array("Q", raw)
+                first = _relative(words[1::3])
+                others = _RELA.iter_unpack(raw[first * _RELA.size :])
+                yield (
+                    Stored(words[: 3 * first : 3], words[2 : 3 * first : 3]),
+                    ((place, info & 0xFFFFFFFF, info >> 32, addend) for place, info, addend in others),
+                )
 
     def _packed(self) -> Iterator[int]:
         """Yield the places of the words that DT_RELR relocates.

@@ -160,6 +160,8 @@ def _scan_file(source: CodeSource, code: CodeMap, given: Given, pool: WorkerPool
     doubtful = judge_doubtful(source.path, code, Leads(mixed, outward, tables), given.allowed, pool)
     entered = _entered(source.path, code, outward | doubtful.outward, {index for index, _ in mixed})
     found += chain.from_iterable(pool.each(look_inside, entered, given.allowed))
+    outward.clear()  # there may be a million
+    doubtful.outward.clear()
     found += [(index, (hit,)) for index, _, hit in doubtful.hits if index != NOWHERE]
     hits = [
         Hit(
@@ -186,7 +188,7 @@ def _scan_file(source: CodeSource, code: CodeMap, given: Given, pool: WorkerPool
         hits=tuple(_joined(hits)),
         size=code.size,
         pieces=len(code),
-        named=sum(1 for n in code.names if n != NOWHERE),
+        named=len(code) - code.names.count(NOWHERE),
         problem=code.problem,
         decoded=code.size - _not_decoded(code, mixed) + doubtful.decoded,
         data=tuple(sorted(doubtful.data.items())),
@@ -196,7 +198,8 @@ def _scan_file(source: CodeSource, code: CodeMap, given: Given, pool: WorkerPool
 
 def _not_decoded(code: CodeMap, mixed: Iterable[tuple[int, int]]) -> int:
     """Return the bytes of the pieces that are judged by `judge_doubtful`."""
-    tables = sum(code.ends[n] - code.starts[n] for n, kind in enumerate(code.kinds) if kind == TABLE)
+    numbers = (n for n, kind in enumerate(code.kinds) if kind == TABLE) if TABLE in code.kinds else ()
+    tables = sum(code.ends[n] - code.starts[n] for n in numbers)
     return tables + sum(code.ends[index] - start for index, start in mixed)
 
 

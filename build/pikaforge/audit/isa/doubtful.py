@@ -10,18 +10,19 @@ from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from math import ceil, log2
 from pathlib import Path
 from typing import NamedTuple
 
-from pikaforge.audit.elf.layout import ET_REL, PT_LOAD, Buffer, Layout, mapped, read_layout
+from pikaforge.audit.elf.layout import ET_REL, PT_LOAD, Buffer, Layout, mapped, read_layout, release
 from pikaforge.audit.elf.pointers import relative_relocations
 from pikaforge.audit.elf.relocated import HEADER
 from pikaforge.audit.elf.symbol_entries import symbol_entries
 from pikaforge.audit.isa import leads, taken
 from pikaforge.audit.isa.area_facts import AreaGiven, Judged
 from pikaforge.audit.isa.areas import is_padding, judge_areas
-from pikaforge.audit.isa.candidates import harmless, windows_in
+from pikaforge.audit.isa.candidates import windows_in
 from pikaforge.audit.isa.likelihood import REFERRED, SURE
 from pikaforge.audit.isa.ranges import FUNCTION, GAP, PIECE_LIMIT, TABLE, Area, CodeMap
 from pikaforge.audit.isa.scan_facts import FeatureHit
@@ -32,8 +33,8 @@ PADDED = "padding"
 """Evidence for bytes that only fill a page or a gap between sections."""
 TABLE_CLAIM = "a table before a function"
 """Evidence for what a compiler keeps there for its runtime (`elf.closure_tables`)."""
-HARMLESS = 8 << 10
-"""Bytes of areas in which each byte is tried as the start of an instruction, before references are looked for."""
+PLACES = 16
+"""Areas that are read before their pages are given back."""
 ROUNDS = 32
 """How often areas are judged again because others lead to them; programs need three."""
 START = 4
@@ -106,12 +107,13 @@ def judge_doubtful(path: Path, code: CodeMap, found: Leads, allowed: frozenset[s
 
 
 def _places(data: Buffer, code: CodeMap, mixed: Sequence[tuple[int, int]], out: Doubtful) -> Iterator[_Place]:
-    for area in code.areas:
-        for place in _cut(area):
-            if is_padding(data[place.offset : place.offset + place.end - place.start]):
-                out.data[PADDED] += place.end - place.start
-            else:
-                yield place
+    for number, place in enumerate(chain.from_iterable(map(_cut, code.areas))):
+        if number % PLACES == 0:
+            release(data)
+        if is_padding(data[place.offset : place.offset + place.end - place.start]):
+            out.data[PADDED] += place.end - place.start
+        else:
+            yield place
     for index, start in mixed:
         offset = code.offsets[index] + start - code.starts[index]
         yield _Place(start, code.ends[index], offset, "", code.name(index), index)
@@ -152,15 +154,11 @@ class _AreaSearch:
         Raises:
             AuditError: one leads to the other in a long chain, as no compiler makes it.
         """
-        certain, named = leads.given(self._data, self._layout, str(self._path))
+        certain, named = leads.given(self._data, self._layout, str(self._path), self._spans)
         certain = {*certain, *self._code.entered, *outward}
         certain |= {p.start for p in self._places if leads.runs_on(self._data, self._code, p.start)}
-        certain = {a for a in certain if leads.within(a, self._spans)}
-        if not certain and self._harmless():
-            for place in self._places:
-                out.data[place.claim] += place.end - place.start
-            return
-        fixed = self._relocations(certain | {a for a in named if leads.within(a, self._spans)})
+        certain = leads.those_within(array("Q", certain), self._spans)
+        fixed = self._relocations(certain | leads.those_within(array("Q", named), self._spans))
         spans = self._doubted(fixed)
         named = (named | self._named(spans)) - certain
         named = {a for a in named if leads.within(a, spans)}
@@ -238,12 +236,6 @@ class _AreaSearch:
             if number not in results or not waiting[number][address - self._spans[number][0]]:
                 new.add(address)
         return starts | new, self._numbers(new)
-
-    def _harmless(self) -> bool:
-        """Return whether the areas are small, and no instruction beyond the target begins at any byte of them."""
-        if sum(p.end - p.start for p in self._places) > HARMLESS or any(p.piece >= 0 for p in self._places):
-            return False
-        return all(harmless(self._data[p.offset : p.offset + p.end - p.start], self._allowed) for p in self._places)
 
     def _given(self, certain: set[int], named: set[int]) -> AreaGiven:
         size = sum(p.end - p.start for p in self._places)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from pikaforge.audit.elf.layout import ET_DYN, Buffer, Layout, mapped, read_layout
+from pikaforge.audit.elf.layout import ET_DYN, Buffer, Layout, mapped, read_layout, release
 from pikaforge.audit.elf.pointers import read_pointers
 from pikaforge.audit.isa.opcodes import flows
 from pikaforge.audit.isa.ranges import CodeMap
@@ -17,19 +17,24 @@ from pikaforge.errors import AuditError
 STEP = 1 << 20
 """Bytes of data that are read at once for pointers."""
 WORD = 8
+MANY = 1 << 15
+"""Addresses from which on numpy looks where they are."""
 FEW = 16
 """Values of the upper bytes of words up to which a search for each is faster than to read all words."""
 Spans = tuple[tuple[int, int], ...]
 
 
-def given(data: Buffer, layout: Layout, where: str) -> tuple[set[int], set[int]]:
-    """Return what the loader and other files use as code, and what they use as data or relocated pointers have."""
+def given(data: Buffer, layout: Layout, where: str, spans: Spans) -> tuple[set[int], set[int]]:
+    """Return what the loader and other files use as code, and what they use as data or relocated pointers have.
+
+    Of pointers, those into some ranges.
+    """
     certain, named = {layout.entry}, set[int]()
     with suppress(AuditError):  # a library that cannot be read is refused where its dynamic section is judged
         pointers = read_pointers(data, layout, where)
         certain |= pointers.given - pointers.objects
         named |= pointers.objects
-        named.update(value for _, value in pointers.stored)
+        named |= those_within(pointers.stored.values, spans)
     return certain, named
 
 
@@ -57,8 +62,9 @@ def words(data: Buffer, layout: Layout, spans: Spans) -> Iterator[int]:
             if len(uppers) <= FEW:
                 for upper in uppers:
                     yield from _with_upper(raw, upper, spans, starts)
-                continue
-            yield from (value for value in array("Q", raw) if low <= value < high and one_of(value, spans, starts))
+            else:
+                yield from (value for value in array("Q", raw) if low <= value < high and one_of(value, spans, starts))
+            release(data)
 
 
 def _with_upper(raw: bytes, upper: int, spans: Spans, starts: list[int]) -> Iterator[int]:
@@ -89,6 +95,20 @@ def runs_on(data: Buffer, code: CodeMap, address: int) -> bool:
         return False
     # A call at the end of a function does not return.
     return instructions[-1].flow_control not in {*flows(), FlowControl.CALL, FlowControl.INDIRECT_CALL}
+
+
+def those_within(addresses: array[int], spans: Spans) -> set[int]:
+    """Return those of many addresses that are in one of some ascending, disjoint ranges."""
+    if not spans:
+        return set()
+    starts = [low for low, _ in spans]
+    if len(addresses) < MANY:
+        return {address for address in addresses if one_of(address, spans, starts)}
+    import numpy as np  # noqa: PLC0415
+
+    held, (lows, highs) = np.frombuffer(addresses, np.uint64), np.array(spans, np.uint64).T
+    number = lows.searchsorted(held, side="right") - 1
+    return set(held[(number >= 0) & (held < highs[number])].tolist())
 
 
 def within(address: int, spans: Spans) -> bool:

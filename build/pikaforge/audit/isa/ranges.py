@@ -11,16 +11,18 @@ from __future__ import annotations
 import struct
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import cached_property
+from itertools import accumulate, pairwise
+from operator import sub
 from typing import NamedTuple
 
 from pikaforge.audit.elf.closure_tables import read_tables
 from pikaforge.audit.elf.executable import Region
 from pikaforge.audit.elf.frames import read_frames
 from pikaforge.audit.elf.gopclntab import read_functions
-from pikaforge.audit.elf.layout import SHT_DYNSYM, SHT_RELA, SHT_SYMTAB, Buffer, Layout, piece, text
+from pikaforge.audit.elf.layout import SHT_DYNSYM, SHT_RELA, SHT_SYMTAB, Buffer, Layout, piece, release, text
 
 FUNCTION, FRAME, GAP, TABLE = 0, 1, 2, 3
 """Kinds of pieces: by a symbol, by the unwind table only, what is between them, and tables of data before functions."""
@@ -65,7 +67,7 @@ class Area(NamedTuple):
     name: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class CodeMap:
     """The pieces of one file, in the order of addresses, as parallel arrays: there may be a million."""
 
@@ -95,10 +97,15 @@ class CodeMap:
     def __len__(self) -> int:
         return len(self.starts)
 
+    @cached_property
+    def sizes(self) -> array[int]:
+        """The number of bytes in all pieces up to one."""
+        return array("Q", accumulate(map(sub, self.ends, self.starts)))
+
     @property
     def size(self) -> int:
         """The number of bytes in all pieces."""
-        return sum(self.ends) - sum(self.starts)
+        return self.sizes[-1] if self.sizes else 0
 
     def name(self, index: int) -> str:
         """Return the name of a piece: its symbol, else `range@0x…` (a frame) or `gap@0x…`."""
@@ -147,6 +154,7 @@ def read_map(
     frames = read_frames(data, layout)
     resolvers = {s.address for s in symbols if s.kind == STT_GNU_IFUNC} | set(_irelative(data, layout, where))
     builder = _RegionCutter(symbols, strings, frames.ranges, read_tables(data, layout, regions))
+    release(data)
     for region in regions:
         builder.add(region)
     problems = "; ".join(filter(None, (frames.problem, go.problem)))
@@ -183,9 +191,14 @@ def _irelative(data: Buffer, layout: Layout, where: str) -> Iterator[int]:
     for section in layout.sections:
         if section.type == SHT_RELA and section.in_file and layout.bits == 64:
             raw = piece(data, section.offset, section.size // _RELA.size * _RELA.size, "relocations", where)
-            for _, info, addend in _RELA.iter_unpack(raw):
-                if info & 0xFFFFFFFF == R_X86_64_IRELATIVE and addend >= 0:
+            kinds = set(array("Q", raw)[1::3])  # a million relocations have few types and symbols
+            for _, info, addend in _RELA.iter_unpack(raw if any(map(_is_irelative, kinds)) else b""):
+                if _is_irelative(info) and addend >= 0:
                     yield addend
+
+
+def _is_irelative(info: int) -> bool:
+    return info & 0xFFFFFFFF == R_X86_64_IRELATIVE
 
 
 def _merged(ranges: Iterable[tuple[int, int]]) -> Ranges:
@@ -245,6 +258,7 @@ class _RegionCutter:
                     labels[symbol.address] = symbol
         self._labels = labels
         self._label_starts = sorted(labels)
+        self._label = 0  # the place in it of the first one that is not before the last gap that was asked for
         self._objects, self._tables = _merged(objects), tables
         self._known = sorted(self._merge(functions, frames))
         self._known_starts = [k[0] for k in self._known]
@@ -269,7 +283,16 @@ class _RegionCutter:
         known = self._known[bisect_left(self._known_starts, bounds[0]) : bisect_left(self._known_starts, bounds[1])]
         at = bounds[0]
         open_: list[tuple[int, int, int]] = []  # functions that enclose the current place: (end, kind, name)
+        put = self._usual(region)
         for index, (start, end, kind, name) in enumerate(known):
+            if put is not None and not open_ and at <= start:  # most functions: what is below does the same
+                following = known[index + 1][0] if index + 1 < len(known) else bounds[1]
+                if end <= following and (at == start or self._is_short(at, start)):
+                    if at < start:
+                        put(at, start, GAP, NOWHERE)
+                    put(start, end, kind, name)
+                    at = end
+                    continue
             at = self._until(region, open_, at, start)
             if open_ and kind == FRAME and name == NOWHERE and open_[-1][0] >= end:
                 name = open_[-1][2]  # noqa: PLW2901  # a frame within a function belongs to it
@@ -280,6 +303,30 @@ class _RegionCutter:
             if stop > following:
                 open_.append((stop, kind, name))
         self._until(region, open_, at, bounds[1])
+
+    def _usual(self, region: Region) -> Callable[[int, int, int, int], None] | None:
+        """Return what adds a piece that is not empty to a region of code without data; None for other regions."""
+        low, high = region.address, region.address + region.size
+        if region.claim or any(True for held in (self._objects, self._tables) for _ in _parts(held, low, high)):
+            return None
+        starts, ends, offsets, kinds, names = (held.append for held in self._out)
+        shift = region.offset - low
+
+        def put(start: int, end: int, kind: int, name: int) -> None:
+            starts(start)
+            ends(end)
+            offsets(start + shift)
+            kinds(kind)
+            names(name)
+
+        return put
+
+    def _is_short(self, start: int, end: int) -> bool:
+        """Return whether a gap is not cut, and has no name. Gaps are asked for in the order of addresses."""
+        labels = self._label_starts
+        while self._label < len(labels) and labels[self._label] < start:
+            self._label += 1
+        return end - start <= PIECE_LIMIT and (self._label == len(labels) or labels[self._label] >= end)
 
     def _until(self, region: Region, around: list[tuple[int, int, int]], at: int, start: int) -> int:
         """Add pieces for [at, start): the rest of the enclosing functions, then a gap."""

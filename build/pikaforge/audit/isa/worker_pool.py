@@ -13,9 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from itertools import accumulate
 from multiprocessing import get_context
-from operator import sub
 from pathlib import Path
 from typing import TypeVar
 
@@ -59,7 +57,7 @@ class Chunk:
 def chunks(path: Path, code: CodeMap) -> Iterator[Chunk]:
     """Yield the pieces of a file in chunks of at least `CHUNK_BYTES`, but for the last one. A long gap is in one."""
     count = len(code)
-    sizes = array("Q", accumulate(map(sub, code.ends, code.starts)))  # of all pieces up to one
+    sizes = code.sizes
     first = done = 0
     while first < count:
         last = bisect_left(sizes, done + CHUNK_BYTES, first) + 1

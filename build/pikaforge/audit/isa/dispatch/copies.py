@@ -35,8 +35,8 @@ def with_copies(answers: Answers, library: Library) -> Answers:
 def _callers(answers: Answers, library: Library) -> set[int]:
     """Return the pieces that call functions which return answers, directly or through stubs."""
     graph, code = library.graph, library.code
-    direct = (source for f in answers.functions for source, at in graph.callers.get(code.at(f), ()) if at == f)
-    through = (source for f in answers.functions for source in graph.users.get(graph.stubs.get(f, -1), ()))
+    direct = (source for f in answers.functions for source, at in graph.callers.get(code.at(f)) if at == f)
+    through = (source for f in answers.functions for source in graph.users.get(graph.stubs.get(f, -1)))
     return set(chain(direct, through))
 
 
@@ -64,7 +64,7 @@ def _stored(step: InstructionStep) -> bool:
 
 def _holds_flags(place: int, answers: Answers, library: Library) -> bool:
     """Return whether all that functions store at a place is a flag or a constant, and none takes its address."""
-    for piece in library.graph.users.get(place, ()):
+    for piece in library.graph.users.get(place):
         code = library.body(piece)
         if not code.sound:
             return False

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pikaforge.audit.elf.dynamic import DT_NEEDED, DynamicSection
-from pikaforge.audit.elf.layout import ET_DYN, ET_EXEC, PT_INTERP, Buffer, mapped, read_layout
+from pikaforge.audit.elf.layout import ET_DYN, ET_EXEC, PT_INTERP, Buffer, mapped, read_layout, release
 from pikaforge.audit.elf.pointers import read_pointers
 from pikaforge.audit.isa.dispatch import known as known_table
 from pikaforge.audit.isa.dispatch.fixed import with_fixed
 from pikaforge.audit.isa.dispatch.go import go_evidence, is_go
-from pikaforge.audit.isa.dispatch.graph import read_graph
+from pikaforge.audit.isa.dispatch.graph_edges import read_graph
 from pikaforge.audit.isa.dispatch.known import Dispatcher
 from pikaforge.audit.isa.dispatch.library import BODIES, BODY, Library
 from pikaforge.audit.isa.dispatch.local import TESTED, local_evidence, skipped
@@ -69,6 +69,7 @@ def find_evidence(
             if layout.type not in (ET_DYN, ET_EXEC) or not open_ or read:
                 return {**_trusted(wanted, known), **found}
             pointers = read_pointers(data, layout, str(path))
+            release(data)
             asked = frozenset(asking)
             near = _near(Nearby(path, data, layout, code=code, given=pointers, asking=asked), code, wanted, pool)
             found = {key: evidence for key, evidence in found.items() if key[1] == INVALID} | near

@@ -23,7 +23,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from pikaforge.audit.elf.layout import PF_X, PT_LOAD, Buffer, Layout
-from pikaforge.audit.elf.pointers import CodePointers
+from pikaforge.audit.elf.pointers import CodePointers, Stored
 from pikaforge.audit.isa.ranges import FRAME, FUNCTION, NOWHERE, CodeMap
 
 if TYPE_CHECKING:
@@ -138,12 +138,17 @@ def with_fixed(given: CodePointers, data: Buffer, layout: Layout, code: CodeMap)
         code: its pieces.
     """
     boundaries = Boundaries(data, code)
-    words = (pair for pair in _words(data, layout) if boundaries.has(pair[1]))
+    known = dict.fromkeys(zip(*given.stored, strict=True))
+    stored = Stored(array("Q", (place for place, _ in known)), array("Q", (value for _, value in known)))
+    for place, value in _words(data, layout):
+        if boundaries.has(value) and (place, value) not in known:
+            stored.places.append(place)
+            stored.values.append(value)
     return replace(
         given,
         given=given.given | {layout.entry} | code.resolvers,
         resolvers=given.resolvers | code.resolvers,
-        stored=tuple(dict.fromkeys((*given.stored, *words))),
+        stored=stored,
     )
 
 

@@ -3,157 +3,130 @@
 Nodes are pieces of code (by their index in the code map) and objects of data. The borders of objects are not known. So
 an object begins at each address that code or a pointer names, and ends where the next one begins: code that names an
 object can use all pointers in it.
+
+There may be millions of references, so all of them are in arrays (`graph_edges` makes them).
 """
 
 from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
-from functools import lru_cache
-from itertools import chain, groupby
-from operator import attrgetter, itemgetter
-from pathlib import Path
+from functools import cached_property
+from typing import TYPE_CHECKING
 
-from pikaforge.audit.elf.executable import regions
-from pikaforge.audit.elf.layout import ET_EXEC, PF_W, PF_X, PT_LOAD, Buffer, Layout, mapped
-from pikaforge.audit.elf.pointers import CodePointers
-from pikaforge.audit.isa.dispatch.fixed import Boundaries, numbers_in
-from pikaforge.audit.isa.piece_scan import units
-from pikaforge.audit.isa.ranges import GAP, NOWHERE, TABLE, CodeMap
-from pikaforge.audit.isa.swept import QUICK_BYTES
-from pikaforge.audit.isa.worker_pool import Chunk, WorkerPool, chunks
+import numpy as np
 
-WORD = 8
-"""Bytes of a pointer."""
-ENDING = frozenset({"RETURN", "UNCONDITIONAL_BRANCH", "INDIRECT_BRANCH", "EXCEPTION"})
-"""Kinds of instructions, by iced, after which the next one does not run."""
-JUMP_THROUGH = b"\xff\x25"
-"""jmp *place(%rip)"""
-STUB_STARTS = ((5, b"\xf3\x0f\x1e\xfa\xf2"), (4, b"\xf3\x0f\x1e\xfa"), (1, b"\xf2"), (0, b""))
-"""What may be before it in a stub: endbr64, and the prefix bnd."""
-STUB_ALIGNMENT = 8
-PIECE, OBJECT = 0, 1
-"""The lowest bit of the number of a piece and of an object, where both are nodes."""
-Found = list[tuple[int, "array[int]", bool, frozenset[int]]]
-"""Index of a piece, the addresses that it refers to, and whether it may run on into the next piece. The last one has
-those addresses that are only numbers in its instructions: they may be no addresses."""
+from pikaforge.audit.elf.layout import PT_LOAD, Buffer, Layout
+from pikaforge.audit.isa.dispatch.rows import EMPTY, Addresses, Rows, is_in, numbers
+from pikaforge.audit.isa.ranges import LAST, NOWHERE, CodeMap
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pikaforge.audit.isa.dispatch.rows import AnyNumbers, Numbers, Places
+
+    Pieces = NDArray[np.int32]
+
+NOT_REACHED = -2
 
 
-def fixed_references(chunk: Chunk, bounds: tuple[tuple[int, int], ...]) -> Found:
-    """Return what `references` returns, for a program with a fixed address: immediates and displacements count, too."""
-    return references(chunk, bounds, fixed=True)
+class References:
+    """The addresses that pieces refer to, by the piece. Pieces that are only padding are not in it."""
+
+    def __init__(self, counts: Places, known: NDArray[np.bool_], addresses: AnyNumbers) -> None:
+        """Keep the addresses of all pieces, in the order of pieces; `counts` says how many each one has."""
+        self.known, self.addresses = known, addresses
+        self.bounds = np.concatenate((np.zeros(1, np.int64), np.cumsum(counts)))
+
+    def __contains__(self, piece: int) -> bool:
+        return 0 <= piece < len(self.known) and bool(self.known[piece])
+
+    def get(self, piece: int) -> array[int]:
+        """Return the addresses that a piece refers to; none of one that is not in it."""
+        if piece < 0:
+            return array("Q")
+        held = self.addresses[self.bounds[piece] : self.bounds[piece + 1]]
+        return array("Q", held.astype(np.uint64).tobytes())
+
+    def naming(self, places: Set[int]) -> set[int]:
+        """Return the pieces that refer to one of some addresses."""
+        met = np.flatnonzero(is_in(self.addresses.astype(np.uint64), np.sort(numbers(frozenset(places)))))
+        return set((self.bounds.searchsorted(met, side="right") - 1).tolist())
 
 
-def references_at_once(chunk: Chunk, bounds: tuple[tuple[int, int], ...]) -> Found:
-    """Return what `references` returns, by decoding many instructions at once."""
-    from pikaforge.audit.isa.swept.references import referred  # noqa: PLC0415
+class Callers:
+    """The other pieces that refer to a piece, each with the address that it refers to, by the piece.
 
-    if TABLE in chunk.kinds:
-        return references(chunk, bounds)
-    out: Found = []
-    left: set[int] = set()
-    with mapped(Path(chunk.path)) as data:
-        for index, found, flow in referred(chunk, data, bounds, left):
-            out.append((index, found, _runs_on(flow, chunk.kinds[index - chunk.first]), frozenset()))
-    if left:
-        others = references(chunk, bounds, wanted=chunk.with_gaps(left))
-        out = sorted((*out, *(found for found in others if found[0] in left)), key=itemgetter(0))
-    return out
-
-
-def references(
-    chunk: Chunk, bounds: tuple[tuple[int, int], ...], *, fixed: bool = False, wanted: frozenset[int] | None = None
-) -> Found:
-    """Return the addresses that each piece of a chunk jumps to, calls, takes or touches; worker processes run this.
-
-    Pieces that are only padding are left out.
-
-    Args:
-        chunk: the pieces.
-        bounds: ranges of the library's addresses; others are left out.
-        fixed: whether immediates and displacements may be addresses.
-        wanted: indexes of the pieces that are read, with all pieces of their gaps; None: all.
+    A piece to which only pointers lead is in it, too, without any.
     """
-    from iced_x86 import MemorySizeExt, Mnemonic, Register  # noqa: PLC0415
 
-    branch = attrgetter("near_branch_target")
-    memory, rip = attrgetter("memory_base", "memory_displacement", "memory_size"), Register.RIP
-    idle = {int(Mnemonic.NOP), int(Mnemonic.INT3)}
-    lowest, highest = min((low for low, _ in bounds), default=0), max((high for _, high in bounds), default=0)
-    out: Found = []
-    with mapped(Path(chunk.path)) as data:
-        for index, parts in groupby(units(chunk, data, wanted=wanted), key=attrgetter("piece")):
-            kind = chunk.kinds[index - chunk.first]
-            instructions = list(chain.from_iterable(part.instructions for part in parts))
-            while instructions and instructions[-1].mnemonic in idle:
-                instructions.pop()
-            if not instructions:
-                continue
-            touched = {(address, kind) for base, address, kind in map(memory, instructions) if base == rip}
-            # A wide operand touches several words, and each may be a pointer.
-            met = {at for start, kind in touched for at in range(start, start + max(MemorySizeExt.size(kind), 1), WORD)}
-            met.update(map(branch, instructions))
-            met.discard(0)  # what iced gives for instructions that are no branches
-            found = {a for a in met if lowest <= a < highest and any(low <= a < high for low, high in bounds)}
-            numbers = frozenset(numbers_in(instructions, bounds)) - found if fixed else frozenset()
-            through = _runs_on(int(instructions[-1].flow_control), kind)
-            out.append((index, array("Q", sorted(found | numbers)), through, numbers))
-    return out
+    def __init__(
+        self,
+        targets: Pieces,
+        sources: Pieces,
+        addresses: AnyNumbers,
+        known: NDArray[np.bool_],
+    ) -> None:
+        """Keep rows of a piece, one that refers to it, and the address; `known` says which pieces are in it."""
+        order = np.argsort(targets, kind="stable")
+        self.known = known
+        self._bounds = np.searchsorted(targets[order], np.arange(len(known) + 1))
+        self._sources, self._addresses = sources[order], addresses[order]
 
+    def __contains__(self, piece: int) -> bool:
+        return 0 <= piece < len(self.known) and bool(self.known[piece])
 
-@lru_cache(maxsize=1)
-def _flows() -> tuple[frozenset[int], frozenset[int]]:
-    """Return iced's numbers of `ENDING`, and those of calls."""
-    from iced_x86 import FlowControl  # noqa: PLC0415
-
-    ends = frozenset(int(getattr(FlowControl, name)) for name in ENDING)
-    return ends, frozenset((int(FlowControl.CALL), int(FlowControl.INDIRECT_CALL)))
-
-
-def _runs_on(flow: int, kind: int) -> bool:
-    """Return whether a piece of a kind may run on into the next one, by how it ends."""
-    ends, calls = _flows()
-    # A call at the end of a function does not return (abort). A gap may end within a function.
-    return flow not in ends and (kind == GAP or flow not in calls)
+    def get(self, piece: int) -> frozenset[tuple[int, int]]:
+        """Return the pieces that refer to one, each with the address; none of one that is not in it."""
+        if not 0 <= piece < len(self.known):
+            return frozenset()
+        part = slice(self._bounds[piece], self._bounds[piece + 1])
+        return frozenset(zip(self._sources[part].tolist(), self._addresses[part].tolist(), strict=True))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Nodes:
+    """What each node leads to: pieces by their index, then objects."""
+
+    bounds: Places
+    targets: NDArray[np.int32]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Graph:
     """The references of one library."""
 
     code: CodeMap
-    references: Mapping[int, array[int]]
-    """The addresses that a piece refers to, by the piece."""
-    through: frozenset[int]
-    """Pieces that may run on into the next one."""
+    references: References
+    through: NDArray[np.bool_]
+    """Whether a piece may run on into the next one."""
     given: frozenset[int]
     """Addresses that others may use from the start; see `CodePointers`."""
     resolvers: frozenset[int]
     """Addresses of ifunc resolvers."""
     objects: array[int]
     """Addresses at which objects of data begin, ascending."""
-    pointers: Mapping[int, tuple[int, ...]]
+    pointers: Rows
     """The addresses that the pointers in an object point to, by the object's address."""
-    users: Mapping[int, frozenset[int]]
+    holders: tuple[array[int], array[int]]
+    """All these addresses, ascending, and the object that has each."""
+    users: Rows
     """The pieces that name an object, by the object's address."""
-    callers: Mapping[int, frozenset[tuple[int, int]]]
-    """The other pieces that refer to a piece, each with the address that it refers to, by the piece."""
-    places: frozenset[int]
+    callers: Callers
+    places: Addresses
     """Addresses of the words that the loader writes."""
     writable: tuple[tuple[int, int], ...]
     """Ranges of data that the program may change."""
-    pointed: frozenset[int]
+    pointed: Addresses
     """Objects that pointers in data point to, or that others may use from the start."""
+    led: Addresses
+    """Addresses of code and data that pointers in data point to, or that others may use from the start."""
     stubs: Mapping[int, int] = field(default_factory=dict)
     """Stubs by which a library calls functions that others may replace (PLT), with the place of the function's address.
     In `references` and `callers` the place stands for the stub."""
-    nodes: dict[int, array[int]] = field(default_factory=dict)
-    """What pieces refer to, as far as it was asked for (`_nodes`)."""
-    held: dict[int, array[int]] = field(default_factory=dict)
-    """What objects point to, by the object's number, as far as it was asked for (`_held`)."""
+    nodes: Nodes
 
     def object_at(self, address: int) -> int | None:
         """Return the address of the object that holds an address; None if it is before all objects."""
@@ -173,27 +146,53 @@ class Graph:
         """Return whether an address is in data that the program may change."""
         return any(low <= address < high for low, high in self.writable)
 
+    def pointed_in(self, piece: int) -> set[int]:
+        """Return the addresses in a piece that pointers in data point to, or that others may use from the start."""
+        return set(self.led.between(self.code.starts[piece], self.code.ends[piece]))
+
+    def is_pointed(self, piece: int) -> bool:
+        """Return whether there are such addresses in a piece."""
+        return self.led.any_between(self.code.starts[piece], self.code.ends[piece])
+
+    def holders_of(self, piece: int) -> set[int]:
+        """Return the objects of data that hold pointers to a piece."""
+        values, objects = self.holders
+        low, high = self.code.starts[piece], self.code.ends[piece]
+        return set(objects[bisect_left(values, low) : bisect_left(values, high)])
+
+    def table_holders(self, start: int) -> set[int]:
+        """Return the objects of data that hold pointers to another one."""
+        values, objects = self.holders
+        index = bisect_right(self.objects, start)
+        end = self.objects[index] if index < len(self.objects) else LAST + 1
+        low, high = bisect_left(values, start), bisect_left(values, end)
+        return {objects[number] for number in range(low, high) if self.code.at(values[number]) == NOWHERE}
+
     def through_stub(self, address: int) -> int:
         """Return the library's own function that a stub leads to; any other address as it is."""
-        held = self.pointers.get(self.stubs.get(address, 0), ())
+        held = self.pointers.get(self.stubs[address]) if address in self.stubs else EMPTY
         return held[0] if len(held) == 1 else address
 
     def targets(self, piece: int) -> Iterable[int]:
         """Yield all addresses that a piece refers to, or runs on into."""
-        yield from self.references.get(piece, ())
-        if piece in self.through or piece not in self.references:  # padding runs on
+        yield from self.references.get(piece)
+        if self.through[piece] or piece not in self.references:  # padding runs on
             yield self.code.ends[piece]
 
-    def roots(self) -> set[int]:
-        """Return the addresses that others may use from the start, and those to which nothing in the file refers.
+    def unused(self) -> Numbers:
+        """Return the starts of functions to which nothing in the file leads."""
+        starts = numbers(self.code.starts)
+        return starts[self.references.known & ~self.callers.known]
+
+    @cached_property
+    def roots(self) -> Numbers:
+        """The addresses that others may use from the start, and those to which nothing in the file refers, ascending.
 
         Code without a visible reference may be used in a way that is not seen here, so it counts as used.
         """
-        unnamed = {
-            self.code.starts[piece] for piece in self.references if piece not in self.callers
-        }  # fmt: skip
-        lone = {start for start in self.pointers if start not in self.users and start not in self.pointed}
-        return set(self.given) | unnamed | lone
+        holding = self.pointers.keys
+        lone = holding[~is_in(holding, self.users.keys) & ~is_in(holding, self.pointed.sorted)]
+        return np.unique(np.concatenate((numbers(self.given), self.unused(), lone)))
 
     def lone_above(self, pieces: Iterable[int], depth: int) -> set[int]:
         """Return the starts of functions to which nothing leads, and from which some pieces are reached in few steps.
@@ -202,192 +201,101 @@ class Graph:
         """
         near = set(pieces)
         for _ in range(depth):
-            near |= {source for piece in near for source, _ in self.callers.get(piece, ())}
+            near |= {source for piece in near for source, _ in self.callers.get(piece)}
         return {self.code.starts[piece] for piece in near if piece not in self.callers} - self.given
 
-    def _node(self, address: int) -> int:
-        """Return what an address is in: twice the index of a piece, or that of an object and one."""
+    def node(self, address: int) -> int:
+        """Return what an address is in: the index of a piece, or behind these that of an object; -1 if in neither."""
         address = self.stubs.get(address, address)
         piece = self.code.at(address)
-        return 2 * piece + PIECE if piece != NOWHERE else 2 * (bisect_right(self.objects, address) - 1) + OBJECT
+        if piece != NOWHERE:
+            return piece
+        index = bisect_right(self.objects, address) - 1
+        return len(self.code) + index if index >= 0 else NOWHERE
 
-    def _nodes(self, piece: int) -> array[int]:
-        """Return what a piece refers to, each once; it is asked for each feature again, so that it is kept."""
-        held = self.nodes.get(piece)
-        if held is None:
-            held = self.nodes[piece] = array("q", dict.fromkeys(map(self._node, self.targets(piece))))
-        return held
-
-    def _held(self, place: int) -> array[int]:
-        """Return what the object of a number points to, each once."""
-        found = self.held.get(place)
-        if found is None:
-            pointers = self.pointers.get(self.objects[place], ())
-            found = self.held[place] = array("q", dict.fromkeys(map(self._node, pointers)))
-        return found
-
-    def reach(self, open_: Callable[[int], Iterable[int] | None], *, without: Set[int] = frozenset()) -> Reach:
+    def reach(self, open_: Mapping[int, Set[int]], *, without: Set[int] = frozenset()) -> Reach:
         """Return what is reached from outside of the library.
 
         Args:
-            open_: returns the addresses that a piece leads to; None means all that it refers to.
+            open_: the addresses that pieces lead to; others lead to all that they refer to.
             without: addresses that others do not use, although they could.
         """
-        reach = Reach()
-        begin = dict.fromkeys(map(self._node, sorted(self.roots() - without)), NOWHERE)
-        seen = set(begin)
-        waiting = deque(begin.items())
-        while waiting:
-            node, source = waiting.popleft()
-            place = node >> 1
-            if node & 1 == PIECE:
-                reach.pieces[place] = source
-                source, found = place, open_(place)
-                nodes: Iterable[int] = self._nodes(place) if found is None else map(self._node, sorted(found))
-            elif place >= 0:
-                reach.objects.add(self.objects[place])
-                nodes = self._held(place)
-            else:
-                continue
-            for target in nodes:
-                if target not in seen:
-                    seen.add(target)
-                    waiting.append((target, source))
-        return reach
+        begin = self.roots
+        if without:
+            begin = begin[~is_in(begin, np.sort(numbers(frozenset(without))))]
+        return _Walk(self, open_).run(begin)
 
 
 @dataclass(slots=True)
 class Reach:
-    """The code and data that are reached from outside."""
+    """The code that is reached from outside."""
 
-    pieces: dict[int, int] = field(default_factory=dict)
-    """The pieces that are reached, each with the piece from which it was reached first, or -1."""
-    objects: set[int] = field(default_factory=set)
-    """Addresses of the objects that are reached."""
+    sources: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
+    """By piece: the piece from which it was reached first, -1 if from outside, or `NOT_REACHED`."""
+
+    def __contains__(self, piece: int) -> bool:
+        return 0 <= piece < len(self.sources) and self.sources[piece] != NOT_REACHED
 
     def way(self, piece: int, limit: int = 3) -> list[int]:
         """Return up to `limit` pieces by which a piece is reached, the outermost first."""
         way: list[int] = []
-        at = self.pieces.get(piece, NOWHERE)
+        at = int(self.sources[piece]) if piece in self else NOWHERE
         while at != NOWHERE and len(way) < limit:
             way.append(at)
-            at = self.pieces[at]
+            at = int(self.sources[at])
         return way[::-1]
 
 
-def read_graph(
-    path: Path, data: Buffer, layout: Layout, code: CodeMap, given: CodePointers, *, pool: WorkerPool
-) -> Graph:
-    """Return the references in a library.
+class _Walk:
+    """The way from some nodes to all that they lead to, all nodes of one distance at once.
 
-    Args:
-        path: the file.
-        data: its bytes.
-        layout: its layout.
-        code: its pieces.
-        given: the addresses in it that the loader and other files use.
-        pool: the worker processes.
+    Those of one distance are in the order in which one after the other would find them.
     """
-    loads = [s for s in layout.segments if s.type == PT_LOAD]
-    bounds = tuple((s.address, s.address + s.memory_size) for s in loads)
-    found: dict[int, array[int]] = {}
-    through = set()
-    work = _reader(layout, code)
-    boundaries = Boundaries(data, code)
-    for part in pool.each(work, chunks(path, code), bounds):
-        for index, addresses, on, numbers in part:
-            found[index] = boundaries.without(addresses, numbers, index)
-            if on:
-                through.add(index)
-    stubs = _stubs(data, layout)
-    for piece in {code.at(stub) for stub in stubs}:
-        found.pop(piece, None)
-        through.discard(piece)
-    if stubs:
-        found = {piece: array("Q", (stubs.get(a, a) for a in addresses)) for piece, addresses in found.items()}
-    running = [(r.address, r.address + r.size) for r in regions(data, layout, str(path))]
-    callers, users = _uses(code, found, through, running)
-    named = {value for _, value in given.stored} | given.given
-    data_named = {a for a in named if code.at(a) == NOWHERE}
-    sections = [s.address for s in layout.sections if s.address and s.size]
-    starts = sorted({*users, *data_named, *sections, *chain.from_iterable((*bounds, *given.arrays))})
-    pointers: dict[int, list[int]] = {}
-    called = set()
-    for place, value in given.stored:
-        if _inside(place, given.arrays):
-            called.add(value)
-        else:
-            pointers.setdefault(starts[bisect_right(starts, place) - 1], []).append(value)
-    for target in {code.at(a) for a in named} - {NOWHERE}:
-        callers.setdefault(target, set())
-    return Graph(
-        code=code,
-        references=found,
-        through=frozenset(through),
-        given=given.given | called,
-        resolvers=given.resolvers,
-        objects=array("Q", starts),
-        pointers={start: tuple(values) for start, values in pointers.items()},
-        users={start: frozenset(pieces) for start, pieces in users.items()},
-        callers={piece: frozenset(sources) for piece, sources in callers.items()},
-        places=given.places,
-        writable=tuple((s.address, s.address + s.memory_size) for s in loads if s.flags & PF_W and not s.flags & PF_X),
-        pointed=frozenset(data_named),
-        stubs=stubs,
-    )
 
+    def __init__(self, graph: Graph, open_: Mapping[int, Set[int]]) -> None:
+        self._graph, self._open = graph, open_
+        self._count = len(graph.code)
+        self._given = np.zeros(self._count + len(graph.objects), bool)
+        self._given[[piece for piece in open_ if piece != NOWHERE]] = True
+        self._seen = np.zeros(len(self._given), bool)
 
-def _reader(layout: Layout, code: CodeMap) -> Callable[[Chunk, tuple[tuple[int, int], ...]], Found]:
-    """Return what reads the references of a file's code."""
-    if layout.type == ET_EXEC:
-        return fixed_references
-    return references_at_once if code.size >= QUICK_BYTES else references
+    def run(self, begin: Numbers) -> Reach:
+        """Return what some addresses lead to."""
+        found = np.fromiter(map(self._graph.node, begin.tolist()), np.int64, len(begin))
+        sources = np.full(self._count, NOT_REACHED, np.int32)
+        nodes, origin = self._new(found, np.full(len(found), NOWHERE, np.int64))
+        while len(nodes):
+            pieces = nodes < self._count
+            sources[nodes[pieces]] = origin[pieces]
+            nodes, origin = self._new(*self._following(nodes, np.where(pieces, nodes, origin)))
+        return Reach(sources)
 
+    def _following(self, nodes: Places, origin: Places) -> tuple[Places, Places]:
+        """Return what some nodes lead to, in their order, each with the node's origin."""
+        held = self._graph.nodes
+        first = held.bounds[nodes]
+        counts = held.bounds[nodes + 1] - first
+        special = np.flatnonzero(self._given[nodes])
+        counts[special] = 0
+        number = np.repeat(np.arange(len(nodes)), counts)
+        at = np.arange(len(number)) - np.repeat(np.cumsum(counts) - counts, counts) + first[number]
+        targets: Places = held.targets[at].astype(np.int64)
+        if len(special):
+            lists = [[self._graph.node(a) for a in sorted(self._open[int(nodes[one])])] for one in special.tolist()]
+            number = np.concatenate((number, np.repeat(special, [len(one) for one in lists])))
+            targets = np.concatenate((targets, np.array([node for one in lists for node in one], np.int64)))
+            order = np.argsort(number, kind="stable")
+            number, targets = number[order], targets[order]
+        return targets, origin[number]
 
-def _stubs(data: Buffer, layout: Layout) -> dict[int, int]:
-    """Return the addresses of stubs, with the places that they jump through (x86-64 psABI, 5.2; CET: endbr64 first)."""
-    found = {}
-    for section in layout.sections:
-        if not section.name.startswith(".plt") or not section.in_file:
-            continue
-        raw = data[section.offset : section.offset + section.size]
-        at = raw.find(JUMP_THROUGH)
-        while 0 <= at <= len(raw) - 6:
-            before = next((n for n, code in STUB_STARTS if at >= n and raw[at - n : at] == code), None)
-            if before is not None and (at - before) % STUB_ALIGNMENT == 0:
-                distance = int.from_bytes(raw[at + 2 : at + 6], "little", signed=True)
-                found[section.address + at - before] = section.address + at + 6 + distance
-            at = raw.find(JUMP_THROUGH, at + 6)
-    return found
-
-
-def _uses(
-    code: CodeMap, found: Mapping[int, array[int]], through: Set[int], running: Iterable[tuple[int, int]]
-) -> tuple[dict[int, set[tuple[int, int]]], dict[int, set[int]]]:
-    """Return `Graph.callers` and `Graph.users`; `running` are the ranges of addresses that hold code."""
-    callers: dict[int, set[tuple[int, int]]] = {}
-    users: dict[int, set[int]] = {}
-    for piece, addresses in found.items():
-        for address in [*addresses, *([_onward(code, found, piece)] if piece in through else [])]:
-            target = code.at(address)
-            if target == NOWHERE:
-                if not _inside(address, running):
-                    users.setdefault(address, set()).add(piece)
-            elif target != piece:
-                callers.setdefault(target, set()).add((piece, address))
-    return callers, users
-
-
-def _onward(code: CodeMap, found: Mapping[int, array[int]], piece: int) -> int:
-    """Return the address that a piece runs on into, behind padding."""
-    address = code.ends[piece]
-    while (following := code.at(address)) != NOWHERE and following not in found:
-        address = code.ends[following]
-    return address
-
-
-def _inside(address: int, ranges: Iterable[tuple[int, int]]) -> bool:
-    return any(low <= address < high for low, high in ranges)
+    def _new(self, nodes: Places, origin: Places) -> tuple[Places, Places]:
+        """Return those of some nodes that were not met before, each once, and mark them."""
+        fresh = np.flatnonzero(nodes >= 0)
+        fresh = fresh[~self._seen[nodes[fresh]]]
+        _, firsts = np.unique(nodes[fresh], return_index=True)
+        fresh = fresh[np.sort(firsts)]
+        self._seen[nodes[fresh]] = True
+        return nodes[fresh], origin[fresh]
 
 
 def word(data: Buffer, layout: Layout, address: int, size: int) -> bytes | None:

@@ -26,7 +26,7 @@ from typing import Literal, cast, get_args
 from packaging.version import Version
 
 from pikaforge.audit.elf.facts import read_build_id, read_defined
-from pikaforge.audit.elf.layout import Buffer, mapped
+from pikaforge.audit.elf.layout import Buffer, find, mapped
 from pikaforge.audit.isa.dispatch.flags import Answers, FlagTests
 from pikaforge.audit.isa.dispatch.game import Game, forced, starts_of
 from pikaforge.audit.isa.dispatch.steps import RAX, RDX, Body, InstructionStep
@@ -212,7 +212,7 @@ def static_glibc(data: Buffer, *, linked: bool, resolvers: bool) -> Dispatcher |
         linked: whether it needs a loader.
         resolvers: whether it has ifunc resolvers.
     """
-    if linked or not resolvers or data.find(GLIBC) < 0:
+    if linked or not resolvers or find(data, GLIBC) < 0:
         return None
     return next(entry for entry in table() if entry.soname == STATIC)
 

@@ -12,7 +12,7 @@ from pikaforge.audit.isa.dispatch.copies import with_copies
 from pikaforge.audit.isa.dispatch.flags import Answers, answers_of
 from pikaforge.audit.isa.dispatch.graph import Graph
 from pikaforge.audit.isa.dispatch.steps import Block, Body, body
-from pikaforge.audit.isa.ranges import GAP, NOWHERE
+from pikaforge.audit.isa.ranges import GAP
 
 KEPT = 64
 """Bytes of the largest array or structure in which a library keeps the CPU's answers."""
@@ -43,21 +43,8 @@ class Library:
         self._starts: dict[int, set[int]] = {}
         self._kept = 0
         self._arguments: dict[int, frozenset[int]] = {}
-        self.pointed: dict[int, set[int]] = {}
-        """Addresses in a piece that pointers in data point to, by piece."""
-        self.holders: dict[int, set[int]] = {}
-        """Objects of data that hold pointers to a piece, by piece."""
-        for start, values in graph.pointers.items():
-            for value in values:
-                self._lead(value)
-                self.holders.setdefault(self.code.at(value), set()).add(start)
-        for address in graph.given:
-            self._lead(address)
         self._outward: dict[int, set[int] | None] = {}
         self._cuts = Cuts(data, self.code)
-
-    def _lead(self, address: int) -> None:
-        self.pointed.setdefault(self.code.at(address), set()).add(address)
 
     def body(self, piece: int) -> Body:
         """Return the instructions of a piece.
@@ -90,7 +77,7 @@ class Library:
         Tables between functions look like code that jumps into instructions. Such a jump counts if the code that other
         pieces refer to leads to it.
         """
-        callers = self.graph.callers.get(piece, frozenset())
+        callers = self.graph.callers.get(piece)
         if any(self.code.kinds[source] == GAP for source, _ in callers):
             whole = self._boundaries(piece)
             callers = frozenset(
@@ -98,40 +85,30 @@ class Library:
                 for source, address in callers
                 if self.code.kinds[source] != GAP or address in whole or self._leads(source, address)
             )
-        places = {address for _, address in callers} | self.pointed.get(piece, set())
+        places = {address for _, address in callers} | self.graph.pointed_in(piece)
         return tuple(sorted(places - {self._cuts.begin(piece)}))
 
     @cached_property
     def answers(self) -> Answers:
         """Where the library keeps the CPU's answers."""
-        users = {source for piece in self.asking for source, _ in self.graph.callers.get(piece, ())}
+        users = {source for piece in self.asking for source, _ in self.graph.callers.get(piece)}
         near = users | self.asking
         named: set[int] = set()
         for piece in near:
-            own = {a for a in self.graph.references.get(piece, ()) if self.graph.is_writable(a)}
+            own = {a for a in self.graph.references.get(piece) if self.graph.is_writable(a)}
             named |= own if piece in self.asking or len(own) <= NAMED else set()
         places = {place for address in named for place in range(address, address + KEPT)}
-        readers = {piece for address in places for piece in self.graph.users.get(address, ())}
+        readers = {piece for address in places for piece in self.graph.users.get(address)}
         functions = {self.code.starts[piece] for piece in near | readers}
         functions |= {stub for stub in self.graph.stubs if self.graph.through_stub(stub) in functions}
         found = answers_of(map(self.body, sorted(self.asking)), map(self.body, sorted(users)), places, functions)
         return with_copies(found, self)
 
-    @cached_property
-    def table_holders(self) -> dict[int, set[int]]:
-        """Objects of data that hold pointers to an object of data, by that one."""
-        found: dict[int, set[int]] = {}
-        for start, values in self.graph.pointers.items():
-            for value in values:
-                if self.code.at(value) == NOWHERE and (held := self.graph.object_at(value)) is not None:
-                    found.setdefault(held, set()).add(start)
-        return found
-
     def _leads(self, gap: int, address: int) -> bool:
         """Return whether the code of a gap that something refers to may lead to an address outside of it."""
         if gap not in self._outward:
             start, end, offset = self.code.starts[gap], self.code.ends[gap], self.code.offsets[gap]
-            entries = {a for _, a in self.graph.callers.get(gap, ())} | self.pointed.get(gap, set())
+            entries = {a for _, a in self.graph.callers.get(gap)} | self.graph.pointed_in(gap)
             raw = bytes(self.data[offset : offset + end - start]) if end - start <= BODY else None
             self._outward[gap] = None if raw is None else leading(raw, start, entries)
         found = self._outward[gap]

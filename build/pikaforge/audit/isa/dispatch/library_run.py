@@ -122,10 +122,13 @@ class LibraryRun:
         if self.work < 0:
             raise Exhausted
 
-    def open(self, piece: int) -> set[int] | None:
-        """Return the addresses that a piece leads to; None if it was not run."""
-        traces = self._traces.get(piece)
-        return set().union(*(trace.references for trace in traces.values())) if traces else None
+    def open(self) -> dict[int, set[int]]:
+        """Return the addresses that the pieces lead to that were run."""
+        return {
+            piece: set().union(*(trace.references for trace in traces.values()))
+            for piece, traces in self._traces.items()
+            if traces
+        }
 
     def done(self, piece: int) -> set[int] | None:
         """Return the addresses of the instructions that a piece may run; None if it was not run."""
@@ -137,11 +140,11 @@ class LibraryRun:
     def _alone(self, piece: int) -> bool:
         """Return whether a function must be run with unknown arguments, because not all its callers are run."""
         start = self._code.starts[piece]
-        sources = self._graph.callers.get(piece, frozenset())
+        sources = self._graph.callers.get(piece)
         return (
             not sources
             or piece in self._apart
-            or piece in self._library.pointed
+            or self._graph.is_pointed(piece)
             or any(s not in self._asking or address != start or not self._calls(s, start) for s, address in sources)
         )
 
@@ -158,14 +161,14 @@ class LibraryRun:
         for piece in self._asking:
             traces = self._traces.get(piece, {}).values()
             if piece in self._library.asking or any(_tells(trace.summary) for trace in traces):
-                more |= {source for source, _ in self._graph.callers.get(piece, ())}
+                more |= {source for source, _ in self._graph.callers.get(piece)}
         for start in self._stored:
             if self._followed(start) and any(self._cells[a].known for a in self._held.get(start, ())):
-                more |= self._graph.users.get(start, frozenset())
+                more.update(self._graph.users.get(start))
         for start in self._read & self._stored:  # other functions that use an object with the answer
-            users = {p for s in self._near(start) for p in self._graph.users.get(s, ())}
+            users = {p for s in self._near(start) for p in self._graph.users.get(s)}
             if len(users) <= SHARED:
-                own, end = self._graph.users.get(start, frozenset()), self._graph.object_end(start)
+                own, end = self._graph.users.get(start), self._graph.object_end(start)
                 more |= {p for p in users if p in own or any(self._uses(p, start, end))}
         more |= self._between() | self._naming()
         if more - self._asking:
@@ -178,7 +181,7 @@ class LibraryRun:
         """Return functions between those that are run and the wanted pieces: they may get the answer as an argument."""
         found, targets = set[int](), set(self._wanted)
         for _ in range(DEPTH):
-            sources = {source for piece in targets for source, _ in self._graph.callers.get(piece, ())}
+            sources = {source for piece in targets for source, _ in self._graph.callers.get(piece)}
             targets = sources - self._asking - found - self._wanted
             found |= {
                 piece
@@ -192,7 +195,7 @@ class LibraryRun:
         found = set()
         for piece in self._wanted:
             start = self._code.starts[piece]
-            for source, address in self._graph.callers.get(piece, ()):
+            for source, address in self._graph.callers.get(piece):
                 if address == start and source not in self._wanted and not self._calls(source, start):
                     found.add(source)
         return found if len(found) <= SHARED else set()
@@ -278,7 +281,7 @@ class LibraryRun:
     def _choices(self, address: int, size: int) -> set[int]:
         """Return all numbers that may be at an address; none if that is not known."""
         first = word(self._library.data, self._library.layout, address, size)
-        if first is None or not self._graph.places.isdisjoint(range(address - 7, address + size)):
+        if first is None or self._graph.places.any_between(address - 7, address + size):
             return set()
         found: set[int | None] = {int.from_bytes(first, "little")}
         for (place, length), values in self._written.items():
@@ -302,7 +305,7 @@ class LibraryRun:
         """Return a byte of memory; at first it has the file's content."""
         if address not in self._cells:
             raw = word(self._library.data, self._library.layout, address, 1)
-            moved = not self._graph.places.isdisjoint(range(address - 7, address + 1))
+            moved = self._graph.places.any_between(address - 7, address + 1)
             self._cells[address] = _Cell(0, 0) if raw is None or moved else _Cell(0xFF, raw[0])
             self._held.setdefault(self._graph.object_at(address) or 0, set()).add(address)
         return self._cells[address]
@@ -313,7 +316,7 @@ class LibraryRun:
             return False
         if start not in self._others:
             self._others.add(start)
-            users = {p for s in self._near(start) for p in self._graph.users.get(s, ())}
+            users = {p for s in self._near(start) for p in self._graph.users.get(s)}
             for piece in users:
                 if piece not in self._asking or not self._library.body(piece).sound:
                     self._stranger(piece, start, self._graph.object_end(start))

@@ -25,8 +25,8 @@ from pikaforge.audit.elf.layout import ET_EXEC, PT_LOAD, Buffer, Layout, mapped
 from pikaforge.audit.elf.pointers import CodePointers
 from pikaforge.audit.isa import leads
 from pikaforge.audit.isa.dispatch import flow
-from pikaforge.audit.isa.dispatch.graph import Found, references
 from pikaforge.audit.isa.dispatch.local import TESTED, local_evidence
+from pikaforge.audit.isa.dispatch.references import Found, references
 from pikaforge.audit.isa.dispatch.state import Exhausted, Summary
 from pikaforge.audit.isa.dispatch.steps import Body, body
 from pikaforge.audit.isa.dispatch.values import UNKNOWN, Value
@@ -330,7 +330,7 @@ class Nearby:
     def _pointers(self, ranges: Ranges) -> Iterator[int]:
         """Yield the addresses in some ranges that relocated pointers have, or that other files may use."""
         yield from (value for value in self.given.given if leads.within(value, ranges))
-        yield from (value for _, value in self.given.stored if leads.within(value, ranges))
+        yield from leads.those_within(self.given.stored.values, ranges)
 
     def _body(self, piece: int) -> Body | None:
         """Return the code of a piece that was looked at; None if it is too long, or is not decoded as a whole."""

@@ -108,7 +108,7 @@ class WholeSearch:
             run = LibraryRun(self._library, feature, pieces, work=self._work)
             run.settle()
             self._work = max(run.work, 0)
-            reach = Reach() if run.problem else self._library.graph.reach(run.open)
+            reach = Reach() if run.problem else self._library.graph.reach(run.open())
             for piece in pieces:
                 found[piece, feature] = self._judged(piece, feature, run, reach)
         for (piece, feature), old in found.items():
@@ -126,8 +126,8 @@ class WholeSearch:
 
     def _only_loaded(self, piece: int) -> str:
         """Return the evidence that a gap is data: code only loads what is there; empty without any."""
-        callers = self._library.graph.callers.get(piece, frozenset())
-        if self._library.code.kinds[piece] != GAP or piece in self._library.pointed or not callers:
+        callers = self._library.graph.callers.get(piece)
+        if self._library.code.kinds[piece] != GAP or self._library.graph.is_pointed(piece) or not callers:
             return ""
         for source, address in callers:
             held = self._library.body(source)
@@ -144,10 +144,9 @@ class WholeSearch:
         These are those that the file exports, and those that a compiler has left in it without a use.
         """
         code, graph = self._library.code, self._library.graph
-        unused = {code.starts[piece] for piece in graph.references if piece not in graph.callers}
         return frozenset(
             address
-            for address in unused | graph.given
+            for address in {*graph.unused().tolist(), *graph.given}
             if (piece := code.at(address)) != NOWHERE and known.names(code.name(piece))
         )
 
@@ -158,7 +157,7 @@ class WholeSearch:
         found = self._by_loader(wanted, known)
         if self._glibc is not None:
             places = self._glibc.places
-            readers = {p for p, named in self._library.graph.references.items() if not places.isdisjoint(named)}
+            readers = self._library.graph.references.naming(places)
             rest = {piece: names - {n for p, n in found if p == piece} for piece, names in wanted.items()}
             text = known.because("glibc is built in; only after a test of what init_cpu_features has kept")
             found |= self._by_flag({p: names for p, names in rest.items() if names}, known, text, readers=readers)
@@ -172,17 +171,17 @@ class WholeSearch:
         else:
             places = import_places(library.data, library.layout, known.soname, KEPT_BY_LOADER)
         resolving = {library.code.at(address) for address in graph.resolvers}
-        reading = {p for p in resolving if not places.isdisjoint(graph.references.get(p, ()))}
+        reading = {p for p in resolving if not places.isdisjoint(graph.references.get(p))}
         lone = graph.lone_above(wanted, DEPTH)
         if self._glibc is not None:
             # In a program glibc is not alone, but linked behind the program's own code.
             chosen = [address for piece in reading for address in graph.targets(piece) if library.code.at(address) >= 0]
             lone = {address for address in lone if chosen and min(chosen) < address < max(chosen)}
-        reach = graph.reach(lambda piece: set() if piece in reading else None, without=self._named(known) | lone)
+        reach = graph.reach({piece: set() for piece in reading}, without=self._named(known) | lone)
         found: dict[tuple[int, str], Evidence] = {}
         for piece, names in wanted.items():
-            doors = [] if piece in reach.pieces else self._doors(piece, reach)
-            if piece not in reach.pieces and reading.issuperset(doors):
+            doors = [] if piece in reach else self._doors(piece, reach)
+            if piece not in reach and reading.issuperset(doors):
                 text = f"{known.text}; {self._text(doors) or 'nothing in the file leads to it'}"
                 found |= {(piece, name): Evidence(proven=True, text=text) for name in names if known.has(name)}
             found |= {
@@ -214,12 +213,11 @@ class WholeSearch:
         kept = self._doors_kept(pieces)
         if readers is not None:
             kept = {door: addresses for door, addresses in kept.items() if door in readers}
-        reach = self._library.graph.reach(
-            lambda piece: set(self._library.graph.targets(piece)) - kept[piece] if piece in kept else None, without=own
-        )
+        graph = self._library.graph
+        reach = graph.reach({door: set(graph.targets(door)) - held for door, held in kept.items()}, without=own)
         found: dict[tuple[int, str], Evidence] = {}
         for piece, names in wanted.items():
-            led = piece not in reach.pieces and (piece in named or self._doors(piece, reach, named))
+            led = piece not in reach and (piece in named or self._doors(piece, reach, named))
             for feature in names - {INVALID}:
                 held = led or (readers is None and self._decided_within(piece, feature))
                 if known.has(feature) and held:
@@ -277,14 +275,14 @@ class WholeSearch:
 
     def _namers(self, piece: int) -> set[int]:
         """Return the pieces that refer to a piece, or to data by whose pointers code comes to it."""
-        found = {source for source, _ in self._library.graph.callers.get(piece, ())}
-        objects = set(self._library.holders.get(piece, ()))
+        found = {source for source, _ in self._library.graph.callers.get(piece)}
+        objects = self._library.graph.holders_of(piece)
         seen: set[int] = set()
         for _ in range(TABLES):
             seen |= objects
             for start in objects:
-                found |= self._library.graph.users.get(start, frozenset())
-            objects = {holder for start in objects for holder in self._library.table_holders.get(start, ())} - seen
+                found |= set(self._library.graph.users.get(start))
+            objects = {holder for start in objects for holder in self._library.graph.table_holders(start)} - seen
         return found
 
     def _leads_to(self, address: int) -> set[int]:
@@ -297,7 +295,7 @@ class WholeSearch:
         found: set[int] = set()
         places, seen = {address}, set[int]()
         for _ in range(TABLES):
-            values = {value for place in places for value in graph.pointers.get(place, ())}
+            values = {value for place in places for value in graph.pointers.get(place)}
             seen |= places
             found |= {code.at(value) for value in values} - {NOWHERE}
             places = {o for v in values if code.at(v) == NOWHERE and (o := graph.object_at(v)) is not None} - seen
@@ -307,7 +305,7 @@ class WholeSearch:
     def _judged(self, piece: int, feature: str, run: LibraryRun, reach: Reach) -> Evidence:
         if run.problem:
             return Evidence(proven=False, text=run.problem)
-        if piece not in reach.pieces:
+        if piece not in reach:
             doors = self._doors(piece, reach)
             if not doors:
                 return Evidence(proven=False, text="nothing in the file leads to it")
@@ -334,7 +332,7 @@ class WholeSearch:
             at = waiting.pop()
             for source in sorted(self._namers(at) - seen):
                 seen.add(source)
-                if source in reach.pieces or source in ends:
+                if source in reach or source in ends:
                     doors[source] = None
                 else:
                     waiting.append(source)

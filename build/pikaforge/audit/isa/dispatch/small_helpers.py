@@ -17,13 +17,13 @@ STEPS = 32
 def small_helpers(library: Library) -> set[int]:
     """Return the small functions without calls that only the functions call which ask the CPU."""
     graph, code, asking = library.graph, library.code, library.asking
-    named = {code.at(address) for piece in asking for address in graph.references.get(piece, ())}
+    named = {code.at(address) for piece in asking for address in graph.references.get(piece)}
     found = set()
     for piece in named - asking - {NOWHERE}:
         start, end = code.starts[piece], code.ends[piece]
-        callers = graph.callers.get(piece, frozenset())
+        callers = graph.callers.get(piece)
         only = all(source in asking and address == start for source, address in callers)
-        if only and piece not in library.pointed and end - start <= STEPS * LONGEST:
+        if only and not graph.is_pointed(piece) and end - start <= STEPS * LONGEST:
             body = library.body(piece)
             if body.sound and len(body.steps) <= STEPS and all(s.flow not in ("call", "call?") for s in body.steps):
                 found.add(piece)

@@ -33,14 +33,14 @@ def kept_by_glibc(graph: Graph, asking: Iterable[int]) -> Answers:
         graph: the program's references.
         asking: indexes of the pieces that run cpuid or xgetbv.
     """
-    named = sorted({a for piece in asking for a in graph.references.get(piece, ()) if graph.is_writable(a)})
+    named = sorted({a for piece in asking for a in graph.references.get(piece) if graph.is_writable(a)})
     runs: list[list[int]] = []
     for address in named:
         if runs and address - runs[-1][-1] <= APART:
             runs[-1].append(address)
         else:
             runs.append([address])
-    resolving = [sorted(graph.references.get(graph.code.at(address), ())) for address in graph.resolvers]
+    resolving = [sorted(graph.references.get(graph.code.at(address))) for address in graph.resolvers]
     best: tuple[int, range] = (0, range(0))
     for run in runs:
         places = range(run[0], run[-1] + WORD)
@@ -61,12 +61,12 @@ def asking_of_others(graph: Graph, asking: Iterable[int], kept: Answers) -> froz
         kept: the place of glibc's structure.
     """
     others = set(asking)
-    own = {piece for piece in others if not kept.places.isdisjoint(graph.references.get(piece, ()))}
+    own = {piece for piece in others if not kept.places.isdisjoint(graph.references.get(piece))}
     glibc: set[int] = set()
     while own:
         glibc |= own
         others -= own
-        sources = {piece: {source for source, _ in graph.callers.get(piece, ())} for piece in others}
+        sources = {piece: {source for source, _ in graph.callers.get(piece)} for piece in others}
         own = {piece for piece, callers in sources.items() if callers and callers <= glibc}
     return frozenset(others)
 

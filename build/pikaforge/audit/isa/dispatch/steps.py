@@ -9,12 +9,14 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from iced_x86 import Instruction
+    from iced_x86 import Instruction, InstructionInfoFactory
 
 NONE = -1
 """The number that stands for no register."""
 RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9 = range(10)
 RIP = 16
+KEPT = 1 << 14
+"""Instructions that are kept in mind by their bytes."""
 ARGUMENTS = (RDI, RSI, RDX, RCX, R8, R9)
 """Registers of integer arguments, in their order (System V ABI for x86-64, 3.2.3)."""
 VOLATILE = (RAX, RCX, RDX, RSI, RDI, 8, 9, 10, 11)
@@ -267,29 +269,62 @@ def _decode(raw: bytes, start: int) -> Iterator[InstructionStep]:
     from iced_x86 import Decoder, InstructionInfoFactory  # noqa: PLC0415
 
     factory = InstructionInfoFactory()
-    words = _words()
+    words, kept = _words(), _kept()
     for instruction in Decoder(64, raw, ip=start):
-        info = factory.info(instruction)
-        used = [(words.registers[r.register], r.access) for r in info.used_registers()]
-        condition = words.conditions[instruction.condition_code]
-        name = words.mnemonics[instruction.mnemonic]
-        if condition:
-            name = next((kind for kind in ("SET", "CMOV") if name.startswith(kind)), name)
-        flow = "stop" if name in STOP else words.flows[instruction.flow_control]
-        yield InstructionStep(
-            address=instruction.ip,
-            following=instruction.next_ip,
-            code=instruction.code,
-            name=name,
-            condition=condition,
-            flow=flow,
-            target=instruction.near_branch_target if flow in ("jump", "branch", "call") else 0,
-            operands=tuple(_operand(instruction, index, words) for index in range(instruction.op_count)),
-            writes=tuple(dict.fromkeys(r[1] for r, access in used if r[0] == "r" and access in words.writing)),
-            reads=tuple(dict.fromkeys(r[1] for r, access in used if r[0] == "r" and access in words.reading)),
-            stores=any(m.access in words.writing for m in info.used_memory()),
-            flags=bool(instruction.rflags_modified & words.flags),
-        )
+        at = instruction.ip - start
+        code = raw[at : at + instruction.len]
+        facts = kept.get(code)
+        if facts is None:
+            facts = _facts(instruction, factory, words)
+            own = facts.flow in ("jump", "branch", "call") or instruction.is_ip_rel_memory_operand
+            if not own and instruction.code:
+                if len(kept) >= KEPT:
+                    kept.clear()
+                kept[code] = facts
+        yield InstructionStep(instruction.ip, instruction.next_ip, *facts)
+
+
+class _Facts(NamedTuple):
+    """The fields of an `InstructionStep` but for its addresses."""
+
+    code: int
+    name: str
+    condition: str
+    flow: str
+    target: int
+    operands: tuple[Operand, ...]
+    writes: tuple[int, ...]
+    reads: tuple[int, ...]
+    stores: bool
+    flags: bool
+
+
+@lru_cache(maxsize=1)
+def _kept() -> dict[bytes, _Facts]:
+    """Return what is known of instructions without a target, by their bytes: it takes less time and memory."""
+    return {}
+
+
+def _facts(instruction: Instruction, factory: InstructionInfoFactory, words: _Words) -> _Facts:
+    info = factory.info(instruction)
+    used = [(words.registers[r.register], r.access) for r in info.used_registers()]
+    condition = words.conditions[instruction.condition_code]
+    name = words.mnemonics[instruction.mnemonic]
+    if condition:
+        name = next((kind for kind in ("SET", "CMOV") if name.startswith(kind)), name)
+    flow = "stop" if name in STOP else words.flows[instruction.flow_control]
+    return _Facts(
+        code=instruction.code,
+        name=name,
+        condition=condition,
+        flow=flow,
+        target=instruction.near_branch_target if flow in ("jump", "branch", "call") else 0,
+        operands=tuple(_operand(instruction, index, words) for index in range(instruction.op_count)),
+        writes=tuple(dict.fromkeys(r[1] for r, access in used if r[0] == "r" and access in words.writing)),
+        reads=tuple(dict.fromkeys(r[1] for r, access in used if r[0] == "r" and access in words.reading)),
+        stores=any(m.access in words.writing for m in info.used_memory()),
+        flags=bool(instruction.rflags_modified & words.flags),
+    )
 
 
 def _operand(instruction: Instruction, index: int, words: _Words) -> Operand:

@@ -31,22 +31,20 @@ def fields(raw: bytes, address: int, ranges: Sequence[tuple[int, int]], *, fixed
     held = words(np.frombuffer(raw, np.uint8))
     lows = np.array([_clipped(low - address) for low, _ in ranges], np.int64)
     highs = np.array([_clipped(high - address) for _, high in ranges], np.int64)
+    absolute = [(low, high - 1) for low, high in ranges] if fixed else []
     found: list[int] = []
     for block in range(0, len(raw) - FIELD + 1, BLOCK):
         end = min(block + BLOCK, len(raw) - FIELD + 1)
         spans = [(low - block - BLOCK - FIELD - IMMEDIATE, high - block) for low, high in zip(lows, highs, strict=True)]
-        places = _having(held, block, end, spans)
-        behind = places + FIELD + _values(held, places).view(np.int32)
+        places = _having(held, block, end, [*spans, *absolute])
+        values = _values(held, places)
+        behind = places + FIELD + values.view(np.int32)
         number = lows.searchsorted(behind + IMMEDIATE, side="right") - 1
         leads = (number >= 0) & (behind < highs[number])
-        found += places[leads].tolist()
         if fixed:
-            places = _having(held, block, end, [(low, high - 1) for low, high in ranges])
-            found += [
-                place
-                for place, value in zip(places.tolist(), _values(held, places).tolist(), strict=True)
-                if any(low <= value < high for low, high in ranges)
-            ]
+            for low, high in ranges:
+                leads |= (values >= low) & (values < high)
+        found += places[leads].tolist()
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -30,31 +30,43 @@ def every_feature() -> frozenset[str]:
     return frozenset(name for names in features_by_code()[1:] for name in names)
 
 
-def referred(
-    chunk: Chunk, data: Buffer, bounds: tuple[tuple[int, int], ...], left: set[int]
-) -> Iterator[tuple[int, array[int], int]]:
-    """Yield pieces that are not only padding, each with the addresses that it refers to, and how it ends.
+class Referred(NamedTuple):
+    """What pieces that are not only padding refer to."""
 
-    That is iced's FlowControl of its last instruction but for NOP and INT3.
+    pieces: array[int]
+    counts: array[int]
+    """The number of addresses of each."""
+    addresses: array[int]
+    """Those of all pieces."""
+    flows: bytes
+    """How each ends: iced's FlowControl of its last instruction but for NOP and INT3."""
+
+
+def referred(chunk: Chunk, data: Buffer, bounds: tuple[tuple[int, int], ...], left: set[int]) -> Referred:
+    """Return what the pieces of a chunk refer to.
 
     Args:
         chunk: the pieces.
         data: the file.
         bounds: ranges of addresses; others are left out.
-        left: gets the indexes of the pieces that must be decoded one by one.
+        left: gets the indexes of the pieces that must be decoded one by one, and are not in the result.
     """
     left |= apart(chunk)
+    out = Referred(array("q"), array("q"), array("Q"), b"")
+    flows = bytearray()
     for block in blocks(chunk, data, every_feature()):
         ends = _ends(block)
-        numbers, addresses = _addresses(block, bounds)
-        borders = np.searchsorted(numbers, np.arange(len(block.pieces) + 1)).tolist()
+        owner, addresses = _addresses(block, bounds)
         left.update(block.pieces[block.unfit].tolist())
-        for number, index in enumerate(block.pieces.tolist()):
-            if ends[number] != NONE and index not in left:
-                yield index, array("Q", addresses[borders[number] : borders[number + 1]].tobytes()), ends[number]
+        fit = (ends != NONE) & ~block.unfit
+        out.pieces.frombytes(block.pieces[fit].astype(np.int64).tobytes())
+        out.counts.frombytes(np.bincount(owner, minlength=len(fit))[fit].astype(np.int64).tobytes())
+        out.addresses.frombytes(addresses[fit[owner]].tobytes())
+        flows += ends[fit].astype(np.uint8).tobytes()
+    return out._replace(flows=bytes(flows))
 
 
-def _ends(block: CodeBlock) -> list[int]:
+def _ends(block: CodeBlock) -> NDArray[np.intp]:
     """Return how each piece ends; -1 if it has no instructions but NOP and INT3. Odd endings make a piece unfit."""
     flows = np.full(len(block.pieces), NONE)
     busy = np.flatnonzero((block.swept.flags & IDLE) == 0)
@@ -64,7 +76,7 @@ def _ends(block: CodeBlock) -> list[int]:
     last[owner] = busy
     odd = np.array([number for number, _ in block.odd], np.intp)
     block.unfit[block.owner[odd[last[block.owner[odd]] == odd]]] = True
-    return flows.tolist()
+    return flows
 
 
 def _addresses(block: CodeBlock, bounds: tuple[tuple[int, int], ...]) -> tuple[NDArray[np.intp], NDArray[np.uint64]]:
