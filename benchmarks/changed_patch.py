@@ -1,11 +1,18 @@
 """Compare the compilation of a changed patch with and without a compiler cache, on redis of Debian's source package.
 
-    python benchmarks/changed_patch.py [--model R620] [--out FOLDER]
+    python benchmarks/changed_patch.py [--model R620] [--out FOLDER] [--rounds 2]
 
 A patch of one line is added to the series of tests/products/redis, and redis is compiled with `--share-compiler-cache`.
-Then the line is changed. The new source is compiled with the same cache (warm), and with none (cold). The time is that
-of the stage compile: the container, the recipe, the files that go in and out, and what is recorded. The lines after
-that are changes that must compile nothing: a comment in the recipe, one in matrix.yaml, and a text of the packages.
+Then the line is changed, as often as there are rounds. Each time the new source is compiled with the same cache (warm)
+and with none (cold), in turns. Both must leave the same bytes. The best of each counts, of three figures:
+
+- recipe: CPU seconds of the product's recipe with all its compilers, as its shell says them (times);
+- stage: seconds on the clock of the stage compile: the container, its scripts, the recipe, the files that go in and
+  out, and what is recorded;
+- client: CPU seconds of this tool meanwhile, with the patch series and the source before.
+
+The lines after that are changes that must compile nothing: a comment in the recipe, one in matrix.yaml, and a text of
+the packages.
 """
 
 from __future__ import annotations
@@ -15,12 +22,15 @@ import difflib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parents[1]
@@ -30,6 +40,7 @@ from pikaforge.cli import arguments  # noqa: E402
 from pikaforge.cli.commands.bench_servers import compiled  # noqa: E402
 from pikaforge.cli.context import Context  # noqa: E402
 from pikaforge.cli.main import main as run_tool  # noqa: E402
+from pikaforge.host.store import sha256  # noqa: E402
 
 PRODUCT = HERE / "tests" / "products" / "redis"
 CHANGED = "src/lolwut5.c"
@@ -49,8 +60,18 @@ def patch(product: Path, number: int) -> None:
     (product / "change.patch").write_text(text, encoding="utf-8")
 
 
-def compile_it(product: Path, out: Path, model: str, option: str) -> float:
-    """Compile for a model, and do nothing more; return the seconds of the compilation."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What a compilation has cost, in seconds."""
+
+    recipe: float
+    stage: float
+    client: float
+
+
+def compile_it(product: Path, out: Path, model: str, option: str) -> tuple[Cost, tuple[str, ...]]:
+    """Compile for a model, and do nothing more; return what that has cost, and the digests of what it has left."""
+    began = time.process_time()
     context = Context(arguments.parser().parse_args(words("build", product, out, model, option)))
     engine = context.engine()
     engine.verify()
@@ -58,7 +79,31 @@ def compile_it(product: Path, out: Path, model: str, option: str) -> float:
     done = compiled(context, engine, [cell]).done
     if done.errors:
         raise SystemExit(str(done.errors[0]))
-    return done.outcomes[f"compile:{cell.group}"].seconds
+    outcome = done.outcomes[f"compile:{cell.group}"]
+    assert outcome.result is not None
+    said = (out / "logs" / cell.group / "compile.log").read_text(encoding="utf-8", errors="replace")
+    cost = Cost(recipe=children_seconds(said), stage=outcome.seconds, client=time.process_time() - began)
+    return cost, tuple(sha256(outcome.result.files[name]) for name in ("tree.tar", "debug.tar"))
+
+
+def children_seconds(log: str) -> float:
+    """Return the seconds of the last line that `times` has printed: user and system of a shell's children."""
+    found = re.findall(r"^(\d+)m(\d+\.\d+)s (\d+)m(\d+\.\d+)s$", log, re.MULTILINE)
+    user_minutes, user, system_minutes, system = map(float, found[-1])
+    return 60 * (user_minutes + system_minutes) + user + system
+
+
+def compared(product: Path, out: Path, model: str, rounds: int) -> tuple[list[Cost], list[Cost]]:
+    """Return what changed patches have cost warm and cold."""
+    warm, cold = [], []
+    for number in range(rounds):
+        patch(product, -os.getpid() - number)
+        with_cache, same = compile_it(product, out, model, SHARED)
+        without, bytes_ = compile_it(product, out, model, NONE)
+        assert same == bytes_, "a compilation with the cache has left other bytes"
+        warm.append(with_cache)
+        cold.append(without)
+    return warm, cold
 
 
 def to_compile(product: Path, out: Path, model: str) -> list[str]:
@@ -87,6 +132,7 @@ def main() -> None:
     """Print the ratio, and what other changes make."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="R620")
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--out", type=Path, help="results that are kept; default: a temporary folder")
     given = parser.parse_args()
     download = PRODUCT / "download"
@@ -96,13 +142,14 @@ def main() -> None:
         shutil.copytree(PRODUCT, product, ignore=shutil.ignore_patterns("sources.lock", "download.*"))
         with (product / "series.yaml").open("a", encoding="utf-8") as series:
             series.write("  - file: change.patch\n")
+        edit(product / "recipe.sh", "mkdir -p", "times\nmkdir -p")
         patch(product, os.getpid())  # a source that no run before has compiled
-        first = compile_it(product, out, given.model, SHARED)
-        patch(product, -os.getpid())
-        warm = compile_it(product, out, given.model, SHARED)
-        cold = compile_it(product, out, given.model, NONE)
-        print(f"compile: {first:.1f} s with the cache as it was before, {cold:.1f} s cold, {warm:.1f} s warm")
-        print(f"ratio: {cold / warm:.1f}", flush=True)
+        first, _ = compile_it(product, out, given.model, SHARED)
+        print(f"the first one: recipe {first.recipe:.1f} s, stage {first.stage:.1f} s, client {first.client:.1f} s")
+        warm, cold = compared(product, out, given.model, given.rounds)
+        for name in Cost.__slots__:
+            least, most = (min(getattr(each, name) for each in costs) for costs in (warm, cold))
+            print(f"{name}: {most:.1f} s cold, {least:.1f} s warm: {most / least:.1f} times", flush=True)
         edit(product / "recipe.sh", "mkdir -p", "# a comment\nmkdir -p")
         edit(product / "matrix.yaml", "  recipe: recipe.sh", "  # a comment\n  recipe: recipe.sh")
         edit(product / "matrix.yaml", "summary: Database", "summary: A database")

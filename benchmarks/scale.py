@@ -4,9 +4,9 @@
 
 Each size is measured in a process of its own. A matrix of so many models, images and allocators is made, and a run of
 it, whose stages do nothing but store a result: what compiles and tests in a real run is not measured. The facts in
-those results are small ones; with --store, those of a real build, so that reports are as large as real ones. Keys are
-hashes of the nodes' ids and of what they need; with --keys, of all that stages say. Nothing is described and signed in
-dist/. What is measured:
+those results are small ones; with --store, those of a real build, so that reports are as large as real ones: each
+compilation and each image has digests of its own in them. Keys are hashes of the nodes' ids and of what they need; with
+--keys, of all that stages say. Nothing is described and signed in dist/. What is measured:
 
 - load: matrix.yaml is read, checked, and expanded to a plan;
 - plan: keys of all nodes are computed, and results looked for (`nox -s plan`);
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import resource
 import shlex
 import subprocess
@@ -88,20 +89,20 @@ def matrix(cells: int) -> Spec:
     )
 
 
-def facts_in(store: Path) -> dict[str, dict[str, object]]:
-    """Return facts of a real build: those of the largest result of each stage."""
-    found: dict[str, dict[str, object]] = {}
+def facts_in(store: Path) -> dict[str, str]:
+    """Return facts of a real build as JSON: those of the largest result of each stage."""
+    found: dict[str, str] = {}
     for stage in FACTS:
         files = sorted((store / stage).glob("*/result.json"), key=lambda path: path.stat().st_size)
         if files:
-            found[stage] = json.loads(files[-1].read_text(encoding="utf-8"))["facts"]
+            found[stage] = json.dumps(json.loads(files[-1].read_text(encoding="utf-8"))["facts"])
     return found
 
 
 class Idle(Pipeline):
     """A pipeline whose stages only store facts. Keys and order are the real ones."""
 
-    given: Mapping[str, Mapping[str, object]] = {}
+    given: Mapping[str, str] = {}
     keys = False
 
     def _material(self, node: Node, *, offline: bool) -> Material:
@@ -111,7 +112,7 @@ class Idle(Pipeline):
         return super()._material(node, offline=offline)
 
     def _make(self, node: Node, key: str, results: Mapping[str, Result], material: Material) -> Result:
-        facts = dict(self.given.get(node.stage) or _plain(FACTS[node.stage]))
+        facts = self._own(node) if node.stage in self.given else _plain(FACTS[node.stage])
         files: dict[str, Path] = {}
         with self._workspace.store.scratch() as scratch:
             if node.stage == "package":
@@ -124,6 +125,27 @@ class Idle(Pipeline):
                 facts["artifacts"] = [artifact.model_dump(mode="json")]
             return self._workspace.store.put(node.stage, key, identity=key, facts=facts, files=files)
 
+    def _own(self, node: Node) -> dict[str, object]:
+        """Return facts of a real build with digests and build ids that are those of this node.
+
+        In a manifest they are those of the image and of the compilation, which other cells have, too.
+        """
+        facts = _marked(self.given[node.stage], node.id)
+        if node.stage == "package":
+            cell = node.cells[0]
+            whole = json.dumps(facts["manifest"])
+            facts["manifest"] = {**_marked(whole, cell.group), "image": _marked(whole, cell.image)["image"]}
+        return facts
+
+
+_DIGEST = re.compile(r"(?<=[\"/:])[0-9a-f]{16,64}\b")
+
+
+def _marked(text: str, mark: str) -> dict[str, object]:
+    """Return JSON with other digests."""
+    found: dict[str, object] = json.loads(_DIGEST.sub(lambda old: digest(mark + old[0])[: len(old[0])], text))
+    return found
+
 
 def _plain(model: BaseModel) -> dict[str, object]:
     found: dict[str, object] = model.model_dump(mode="json")
@@ -131,10 +153,11 @@ def _plain(model: BaseModel) -> dict[str, object]:
 
 
 class Clock:
-    """Measures the CPU seconds of this process by the names of its parts."""
+    """Measures CPU seconds and the largest memory of this process by the names of its parts."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.memory: dict[str, int] = {}
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -142,6 +165,12 @@ class Clock:
         began = time.process_time()
         yield
         self.seconds[name] = round(time.process_time() - began, 3)
+        self.memory[name] = peak()
+
+
+def peak() -> int:
+    """Return how many bytes of memory this process has had at most so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
 def put(workspace: Workspace, spec: Spec, done: Report) -> Path:
@@ -197,7 +226,8 @@ def measure(cells: int, store: Path | None, *, keys: bool = False) -> dict[str, 
             "cells": cells,
             "nodes": len(plan.nodes),
             "seconds": clock.seconds,
-            "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10,
+            "memory": peak(),
+            "memory_after": clock.memory,
             "report": written.stat().st_size,
             "page": html.stat().st_size,
         }

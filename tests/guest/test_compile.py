@@ -202,6 +202,26 @@ def test_ccache_changes_the_time_and_not_the_bytes(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("zlib")
+def test_a_changed_source_leaves_the_same_bytes_with_the_cache_of_the_one_before(tmp_path: Path) -> None:
+    """As with --share-compiler-cache: a patch has changed one file, and moved the lines of another."""
+    need("ccache")
+    cache = {"PIKAFORGE_CCACHE": "1", "CCACHE_DIR": str(tmp_path / "cache")}
+    before = make_root(tmp_path / "before")
+    assert run_compile(before, **cache).returncode == 0
+    found = []
+    for name, given in (("warm", cache), ("without", {})):
+        root = make_root(tmp_path / name)
+        for file, more in (("part3.cc", "int changed() { return 7; }\n"), ("part4.cc", "")):
+            path = root / "src" / file
+            path.write_text(f"// a line\n{path.read_text()}{more}")
+        done = run_compile(root, **given)
+        assert done.returncode == 0, done.stdout + done.stderr
+        found.append([contents(root / "out" / part) for part in ("tree", "debug")])
+    assert found[0] == found[1]
+    assert found[0] != [contents(before / "out" / part) for part in ("tree", "debug")], "the control"
+
+
+@pytest.mark.usefixtures("zlib")
 def test_ccache_obeys_no_file_in_its_folder_and_no_variable(tmp_path: Path) -> None:
     """An earlier build may have left the file there: it names a program that is run in the place of the compiler."""
     need("ccache")

@@ -104,7 +104,23 @@ def test_what_ends_a_build(job: Job, engine_here: DockerEngine, tmp_path: Path, 
     assert not done.timed_out
     assert reason in done.exceeded, job.log.read_text()[-500:]
     assert job.log.stat().st_size <= SMALL.log
-    assert engine_here.run(replace(job, bounds=SMALL), tmp_path) == JobResult(status=0), "the control"
+    killed = "limits.memory_mib" in reason
+    assert done.out_of_memory == killed
+    assert (done.memory == SMALL.memory) == killed, "the next run plans with it"
+    control = engine_here.run(replace(job, bounds=SMALL), tmp_path)
+    assert replace(control, memory=0) == JobResult(status=0), "the control"
+
+
+def test_what_a_build_uses_of_the_memory_is_seen(job: Job, engine_here: DockerEngine, tmp_path: Path) -> None:
+    """Files that it writes do not count. The engine gives a sample a second, so it stays for some."""
+    written = "head -c 300000000 /dev/zero >out/part; sync out/part; sleep 3"
+    done = engine_here.run(replace(job, argv=("sh", "-c", written)), tmp_path)
+    assert done.status == 0
+    assert 0 < done.memory < 149_000_000
+    held = "head -c 150000000 /dev/zero | tail -c 149000000 | { sleep 5; cat >/dev/null; }"
+    done = engine_here.run(replace(job, argv=("sh", "-c", held)), tmp_path)
+    assert done.status == 0
+    assert 149_000_000 < done.memory < 250_000_000
 
 
 def test_what_a_job_leaves_is_read_within_bounds(job: Job, engine_here: DockerEngine, tmp_path: Path) -> None:

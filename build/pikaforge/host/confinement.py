@@ -11,12 +11,15 @@ import io
 import posixpath
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from pikaforge.errors import SIGNAL_BASE, HostError
 from pikaforge.host.text import size_text
+
+if TYPE_CHECKING:
+    from pikaforge.host.job import JobResult
 
 NOBODY = 65534
 """User and group of what runs in containers. It is `nobody` on most systems, and owns no files."""
@@ -276,6 +279,21 @@ def too_large(what: str, limit: int, *, where: str = "") -> OutputError:
 def too_long_a_log(bounds: Bounds) -> str:
     """Return why a job was ended that prints too much."""
     return f"it printed more than {size_text(bounds.log)} (limits.log_mib)"
+
+
+def explained(bounds: Bounds, engine: Abilities, result: JobResult, *, killed: bool, tail: Sequence[str]) -> JobResult:
+    """Return the result of a job that has failed with the limit that it has most likely met, if any.
+
+    Args:
+        bounds: of the job.
+        engine: where it ran.
+        result: says the limit already, if it was the job's log.
+        killed: whether the kernel has ended one of its processes for lack of memory.
+        tail: the last lines of its log.
+    """
+    met = result.exceeded or reason(bounds, engine, status=result.status, out_of_memory=killed, tail=tail)
+    memory = max(result.memory, memory_of(bounds, engine) if killed else 0)
+    return replace(result, exceeded=met, memory=memory, out_of_memory=killed)
 
 
 def reason(bounds: Bounds, engine: Abilities, *, status: int, out_of_memory: bool, tail: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pikaforge.cpu import emulation
 from pikaforge.errors import EngineError, HostError
-from pikaforge.host import confinement, engine_socket, machine, podman, replies, sweeping
+from pikaforge.host import confinement, engine_socket, machine, memory_watch, podman, replies, sweeping
 from pikaforge.host.confinement import FACTS_LIMIT, NOBODY, USUAL, Bounds
 from pikaforge.host.connection import LABEL, address, brief, engine_errors, engine_full, load_sdk
 from pikaforge.host.container import ROOT, ContainerServer, fetch_file, printed, unpack
@@ -257,7 +257,8 @@ class DockerEngine(EngineImages):
                 unpack(container, CACHE, confinement.volume_root(CACHE, podman=bare, owner=NOBODY), bare=bare)
             exceeded = ""
             self._start(container)
-            with self._killed_after(container, job.timeout) as timed_out:
+            watch = memory_watch.watched(lambda: (self._client().api, self._calls()), str(container.id))
+            with self._killed_after(container, job.timeout) as timed_out, watch as used:
                 with full_disk_errors(job.log.parent), job.log.open("ab") as log:
                     left = bounds.log
                     for chunk in container.logs(stream=True, follow=True):
@@ -272,26 +273,22 @@ class DockerEngine(EngineImages):
             if status != 0 or timed_out.is_set() or exceeded:
                 if not (timed_out.is_set() or exceeded):
                     self._refuse_full(container, job)
-                exceeded = exceeded or self._exceeded(container, job, status)
-                return JobResult(status=status, timed_out=timed_out.is_set(), exceeded=exceeded)
+                result = JobResult(status=status, timed_out=timed_out.is_set(), exceeded=exceeded, memory=used.bytes)
+                return self._explained(container, job, result)
             outputs = {}
             for path in (*job.outputs, *job.facts):
                 target = into / Path(path).name
                 limit = FACTS_LIMIT if path in job.facts else bounds.file
                 fetch_file(container, f"{ROOT}/{path}", target, limit=limit)
                 outputs[path] = target
-            return JobResult(status=0, outputs=outputs)
+            return JobResult(status=0, outputs=outputs, memory=used.bytes)
 
-    def _exceeded(self, container: Container, job: Job, status: int) -> str:
-        """Return which limit a job has met; "" if none."""
+    def _explained(self, container: Container, job: Job, result: JobResult) -> JobResult:
+        """Return the result of a job that has failed with the limit that it has met, if any."""
         container.reload()
-        ended = replies.parse(replies.EndedReply, container.attrs)
-        return confinement.reason(
-            job.bounds,
-            self.facts().abilities,
-            status=status,
-            out_of_memory=bool(ended.state.out_of_memory),
-            tail=last_lines(job.log),
+        killed = bool(replies.parse(replies.EndedReply, container.attrs).state.out_of_memory)
+        return confinement.explained(
+            job.bounds, self.facts().abilities, result, killed=killed, tail=last_lines(job.log)
         )
 
     @contextmanager

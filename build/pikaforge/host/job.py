@@ -67,6 +67,11 @@ class JobResult:
     exceeded: str = ""
     """Which of its limits it has most likely met, for people; "" if none."""
     outputs: Mapping[str, Path] = field(default_factory=dict)
+    memory: int = 0
+    """Bytes that it used at most, as far as that was seen; 0: not known. Of one that was killed for lack of memory, the
+    limit that it met."""
+    out_of_memory: bool = False
+    """Whether one of its processes was killed for lack of memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -139,6 +139,21 @@ class EndedReply(Reply):
     state: ContainerState = Field(alias="State")
 
 
+class MemoryStats(Reply):
+    """What a container uses of the memory."""
+
+    usage: int = 0
+    """Bytes, with files that the kernel keeps in memory."""
+    stats: dict[str, int] = Field(default_factory=dict)
+    """Figures of its control group, by name."""
+
+
+class StatsReply(Reply):
+    """A sample of `/containers/NAME/stats`."""
+
+    memory: MemoryStats = Field(default_factory=MemoryStats, alias="memory_stats")
+
+
 class Event(Reply):
     """A line of what an engine says while it pulls, imports or builds."""
 

@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from pikaforge.errors import HostError
 from pikaforge.host import process, store_folders
 from pikaforge.host.disk import full_disk_errors
 from pikaforge.host.run_id import RunId
+from pikaforge.host.shared_values import SharedValues
 from pikaforge.host.store_folders import NEW, mark_of
 from pikaforge.host.store_uses import Uses
 from pikaforge.host.store_uses import sweep as sweep_uses
@@ -75,19 +76,24 @@ def _make_folders(folder: Path) -> None:
         write_through(folder.parent)
 
 
-def write_atomically(path: Path, data: bytes | str) -> None:
+def write_atomically(path: Path, data: bytes | str | Iterable[bytes]) -> None:
     """Write a file under a temporary name and rename it, so that no reader ever sees a part of it.
 
     It is on the disk when this returns, and so are its name and the folders that are made for it.
+
+    Args:
+        path: of the file.
+        data: what it will have, as a whole or in pieces.
     """
     _make_folders(path.parent)
     content = data.encode() if isinstance(data, str) else data
+    pieces = (content,) if isinstance(content, bytes) else content
     # With the run id at its end, by which `leftovers.sweep` finds it if this process is killed.
     begin = os.fsdecode(os.fsencode(path.name)[:BEGIN])
     descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{begin}.{RunId.current().text}-")
     try:
         with full_disk_errors(path.parent), os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
+            stream.writelines(pieces)
             stream.flush()
             os.fsync(stream.fileno())
         Path(beside).chmod(0o644)
@@ -224,6 +230,7 @@ class Store:
         self._run_id = RunId.current()
         self._uses = Uses(root)
         self._own = store_folders.OwnPlaces(root)
+        self._values = SharedValues()
 
     def entry(self, stage: str, key: str) -> Path:
         """Return where an entry is, or would be."""
@@ -247,7 +254,7 @@ class Store:
             if record[DIGEST] != sealed(record)[DIGEST]:
                 return None
             digests = {str(name): str(digest) for name, digest in record["files"].items()}
-            facts = dict(record["facts"].items())
+            facts = self._values.under(str(record[DIGEST]), dict(record["facts"].items()))
             files = {name: folder / name for name in digests}
             if not all(path.is_file() for path in files.values()):
                 return None

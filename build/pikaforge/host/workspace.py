@@ -39,6 +39,20 @@ def unwatched(_label: str, _stage: str, _log: Path) -> None:
     """Ignore a log; for runs that nobody watches."""
 
 
+@dataclass(slots=True)
+class UsedMemory:
+    """What the jobs of a node have used of the memory."""
+
+    bytes: int = 0
+    """Of the largest one, as far as that is known."""
+    out: bool = False
+    """Whether one was killed for lack of memory."""
+
+    def note(self, result: JobResult) -> None:
+        """Take note of a job."""
+        self.bytes, self.out = max(self.bytes, result.memory), self.out or result.out_of_memory
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workspace:
     """Folders, engine, store and lock of a run."""
@@ -71,6 +85,8 @@ class Workspace:
     """The configuration file. Logs of two of them are kept apart."""
     shared: SharedStore | None = None
     """A store that machines share; None if there is none."""
+    used: UsedMemory = field(default_factory=UsedMemory, compare=False)
+    """In the workspace of one node: what its jobs have used."""
     on_log: Callable[[str, str, Path], None] = field(default=unwatched, compare=False)
     """Is called with label, stage and path of each log when it is begun."""
 
@@ -148,6 +164,7 @@ def run_job(
     """
     try:
         result = workspace.engine.run(replace(job, bounds=workspace.bounds), into)
+        workspace.used.note(result)
         if result.status == 0 and not result.timed_out and not result.exceeded:
             _check_lines(result.outputs[path] for path in job.facts)
             return result

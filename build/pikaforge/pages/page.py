@@ -15,7 +15,7 @@ import hashlib
 import json
 import posixpath
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from jinja2 import Environment
+    from pydantic import BaseModel
 
 ASSETS = Path(__file__).resolve().parent / "assets"
 SHARED = "shared"
@@ -46,11 +47,16 @@ def library() -> ModuleType:
 
 
 def render(name: str, elements: Mapping[str, object], /, **values: object) -> str:
-    """Return the text of a page.
+    """Return the text of a page; see `pieces`."""
+    return "".join(pieces(name, elements, **values))
+
+
+def pieces(name: str, elements: Mapping[str, object], /, **values: object) -> Iterator[str]:
+    """Return the text of a page in pieces: a large page has more data than should be held as one text.
 
     Args:
         name: of its template, style and script in `assets`.
-        elements: what its script reads, by the id of the element that holds it.
+        elements: what its script reads, by the id of the element that holds it: JSON, or models of it.
         values: what its template shows.
 
     Raises:
@@ -59,12 +65,12 @@ def render(name: str, elements: Mapping[str, object], /, **values: object) -> st
     template = _environment().get_template(f"{name}.html.jinja")
     from markupsafe import Markup  # noqa: PLC0415  # Jinja2 brings it
 
-    return template.render(
+    return template.generate(
         **values,
         # These three are made here, and are put into the page as they are.
         style=Markup("".join(_asset(f"{each}.css") for each in (SHARED, name))),  # noqa: S704
         script=Markup("".join(_asset(f"{each}.js") for each in (SHARED, name))),  # noqa: S704
-        embedded=[(id_, Markup(embedded(value))) for id_, value in elements.items()],  # noqa: S704
+        embedded=((id_, Markup(embedded(value))) for id_, value in elements.items()),  # noqa: S704
     )
 
 
@@ -101,11 +107,15 @@ def link(parts: Iterable[str]) -> str:
     return quote("/".join(parts), safe=UNRESERVED, errors="replace")
 
 
+def _dumped(model: BaseModel) -> object:
+    return model.model_dump(mode="json")
+
+
 def embedded(value: object) -> str:
     """Return JSON that is safe in a script element.
 
     Nothing in it ends the element, begins a comment or another element, or ends a line of JavaScript. A lone half of a
     surrogate pair, which no file in UTF-8 can hold, is written as an escape.
     """
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_dumped)
     return re.sub("[<>&\u2028\u2029\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)

@@ -1,4 +1,4 @@
-"""How long nodes and a whole run are expected to take, by the times that build reports have of earlier runs. Pure."""
+"""How long nodes and a whole run are expected to take, and what nodes need, by build reports of earlier runs. Pure."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from statistics import median
 from pikaforge.pipeline.report_record import BuildReport, StageRecord
 from pikaforge.pipeline.scheduler import demand_of
 from pikaforge.pipeline.stage import stage_of
-from pikaforge.plan.budget import Allotter, Budget, Share
+from pikaforge.plan.budget import Allotter, Budget, Demand, Share, learnt
 from pikaforge.plan.plan import Node, Plan
 from pikaforge.plan.schedule import Queue, simulate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EarlierTimes:
-    """Seconds that nodes took in earlier runs."""
+    """Seconds and memory that nodes took in earlier runs."""
 
     nodes: dict[tuple[str, str], float]
     """By stage and label."""
@@ -24,14 +24,21 @@ class EarlierTimes:
     """The median of each stage, for nodes that were never run here."""
     jobs: dict[tuple[str, str], int] = field(default_factory=dict)
     """How many processes a node could start then, by stage and label."""
+    memory: dict[tuple[str, str], int] = field(default_factory=dict)
+    """Bytes that a node needed at most, as build reports have it, by stage and label."""
+    killed: frozenset[tuple[str, str]] = frozenset()
+    """What was killed for lack of memory in its last run, by stage and label."""
 
     @classmethod
     def of(cls, reports: Iterable[BuildReport]) -> EarlierTimes:
-        """Return the times in build reports. What failed or was blocked says nothing."""
+        """Return the times in build reports. What failed or was blocked says nothing but how much memory it needed."""
         found: dict[tuple[str, str], StageRecord] = {}
+        memory: dict[tuple[str, str], StageRecord] = {}
         for report in reports:
             for cell in report.cells:
                 for record in cell.stages:
+                    if record.memory:
+                        memory[record.stage, record.label] = record
                     if record.status in ("done", "cached") and record.seconds > 0:
                         found[record.stage, record.label] = record
         by_stage: dict[str, list[float]] = {}
@@ -41,11 +48,18 @@ class EarlierTimes:
             nodes={name: record.seconds for name, record in found.items()},
             stages={stage: median(seconds) for stage, seconds in by_stage.items()},
             jobs={name: record.jobs for name, record in found.items() if record.jobs},
+            memory={name: record.memory for name, record in memory.items()},
+            killed=frozenset(name for name, record in memory.items() if record.out_of_memory),
         )
 
     def expected(self, node: Node) -> float | None:
         """Return how long a node is expected to take; None if nothing is known of its stage."""
         return self.nodes.get((node.stage, node.label), self.stages.get(node.stage))
+
+    def demand(self, node: Node) -> Demand:
+        """Return what a node needs while it is made: what its stage says, or what it was seen to use."""
+        name = (node.stage, node.label)
+        return learnt(demand_of(node), self.memory.get(name, 0), killed=name in self.killed)
 
     def scale(self, node: Node, share: Share) -> float:
         """Return by how much a node takes longer with a share than it took before.
@@ -98,4 +112,4 @@ def run_seconds(plan: Plan, cached: Collection[str], times: EarlierTimes, budget
         return known.get(node.id, 0.0) * times.scale(node, share)
 
     queue = Queue(plan.nodes, seconds_of(plan, cached, times))
-    return simulate(queue, Allotter(budget, demand_of), took).seconds, left - len(known)
+    return simulate(queue, Allotter(budget, times.demand), took).seconds, left - len(known)

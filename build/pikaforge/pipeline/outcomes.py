@@ -32,6 +32,10 @@ class NodeOutcome:
     seconds: float = 0.0
     jobs: int = 0
     """How many processes it could start at once; 0: that is not known."""
+    memory: int = 0
+    """Bytes that its largest job has used at most; 0: that is not known."""
+    out_of_memory: bool = False
+    """Whether a job of it was killed for lack of memory."""
     key: str = ""
     result: Result | None = None
     error: ForgeError | None = None

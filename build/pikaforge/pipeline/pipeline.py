@@ -14,14 +14,14 @@ from pikaforge.errors import ForgeError, FullDiskError, HostError
 from pikaforge.host import hashing, process, watch
 from pikaforge.host.disk import full_disk_errors
 from pikaforge.host.store import Result
-from pikaforge.host.workspace import Workspace
+from pikaforge.host.workspace import UsedMemory, Workspace
 from pikaforge.pipeline import shared
 from pikaforge.pipeline.image.facts import ImageStageFacts
 from pikaforge.pipeline.outcomes import Events, NodeOutcome, Report, View
-from pikaforge.pipeline.scheduler import LocalRunner, Runner, Scheduler
+from pikaforge.pipeline.scheduler import LocalRunner, Runner, Scheduler, demand_of
 from pikaforge.pipeline.source import source
 from pikaforge.pipeline.stage import Inputs, Material, Request, RunContext, stage_of
-from pikaforge.plan.budget import BESIDE, Budget, Share
+from pikaforge.plan.budget import BESIDE, Budget, Demand, Share
 from pikaforge.plan.plan import TOOLS_NODE, Node, Plan, common_part
 
 if TYPE_CHECKING:
@@ -152,9 +152,9 @@ class Pipeline:
         known = {need: self._stands_for(node, result) for need, result in inputs.items()}
         return self._key(node, known, offline=False)[0]
 
-    def local_runner(self, events: Events) -> LocalRunner:
-        """Return what makes nodes in threads of this process."""
-        return LocalRunner(self._run_in, self._abort, events, budget_of(self._workspace))
+    def local_runner(self, events: Events, demand: Callable[[Node], Demand] = demand_of) -> LocalRunner:
+        """Return what makes nodes in threads of this process; `demand` says what each needs."""
+        return LocalRunner(self._run_in, self._abort, events, budget_of(self._workspace), demand)
 
     def execute(
         self,
@@ -163,6 +163,7 @@ class Pipeline:
         *,
         runner: Runner | None = None,
         seconds: Mapping[str, float] | None = None,
+        demand: Callable[[Node], Demand] = demand_of,
     ) -> Report:
         """Run every node whose result is not there; a failure stops only what depends on it.
 
@@ -171,13 +172,14 @@ class Pipeline:
             events: take what happens.
             runner: what makes nodes; without one, this process.
             seconds: how long nodes are expected to take, by id; see `Scheduler`.
+            demand: says what a node needs of this machine.
 
         Raises:
             KeyboardInterrupt: after everything that ran was ended and removed.
             FullDiskError: likewise.
             ValueError: a node needs one that is not in the plan, or itself.
         """
-        with runner or self.local_runner(events) as at_work:
+        with runner or self.local_runner(events, demand) as at_work:
             return Scheduler(plan, at_work, events, seconds).execute()
 
     def _abort(self) -> None:
@@ -189,13 +191,16 @@ class Pipeline:
     def _with_jobs(self, jobs: int) -> Self:
         """Return this pipeline with another number of processes that a node may start."""
         pipeline = copy(self)
-        pipeline._workspace = replace(self._workspace, jobs=jobs)
+        pipeline._workspace = replace(self._workspace, jobs=jobs, used=UsedMemory())
         pipeline._context = replace(self._context, workspace=pipeline._workspace)
         return pipeline
 
     def _run_in(self, node: Node, inputs: Mapping[str, Result], events: Events, share: Share) -> NodeOutcome:
         """Make a node, or take its stored result, in its share of the budget."""
-        return replace(self._with_jobs(share.jobs)._run(node, inputs, events), jobs=share.jobs)
+        own = self._with_jobs(share.jobs)
+        outcome = own._run(node, inputs, events)
+        used = own._workspace.used
+        return replace(outcome, jobs=share.jobs, memory=used.bytes, out_of_memory=used.out)
 
     def _run(self, node: Node, inputs: Mapping[str, Result], events: Events) -> NodeOutcome:
         start = time.monotonic()

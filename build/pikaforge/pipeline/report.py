@@ -18,11 +18,13 @@ from pikaforge.config.compilers import adaptations
 from pikaforge.config.schema import schema_of
 from pikaforge.errors import PublishError
 from pikaforge.formats.artifact import ArtifactRecord
-from pikaforge.host.store import sha256, write_atomically
+from pikaforge.host.pieces import write_pieces
+from pikaforge.host.store import sha256
 from pikaforge.pipeline import compiler_cache, report_file
 from pikaforge.pipeline.package import PackageFacts
 from pikaforge.pipeline.report_record import AdaptationRecord, BuildReport, CellRecord, StageRecord
 from pikaforge.pipeline.smoke.record import SmokeFacts
+from pikaforge.pipeline.stage import stage_of
 from pikaforge.plan import twins
 
 if TYPE_CHECKING:
@@ -44,10 +46,10 @@ def schema() -> dict[str, object]:
 def load(dist: Path, name: str = NAME) -> BuildReport | None:
     """Read a report of a folder; return None if there is none that this version reads."""
     try:
-        data = (dist / name).read_bytes()
+        with (dist / name).open("rb") as stream:
+            return report_file.read(stream)
     except OSError:
         return None
-    return report_file.parsed(data)
 
 
 def name_of(dist: Path, product: str) -> str:
@@ -87,9 +89,7 @@ def package_path(dist: Path, artifact: ArtifactRecord) -> Path:
 def write(dist: Path, report: BuildReport) -> Path:
     """Write a report into a folder, unless it is there already; return its path."""
     path = dist / name_of(dist, report.product)
-    data = report_file.text(report)
-    if not path.is_file() or path.read_bytes() != data:
-        write_atomically(path, data)
+    write_pieces(path, lambda: report_file.pieces(report))
     return path
 
 
@@ -114,12 +114,7 @@ def merge(
     """
     if earlier is not None and (earlier.product, earlier.version) != (spec.product.name, spec.product.version):
         earlier = None
-    took = {
-        (s.stage, s.label, s.key): (s.seconds, s.jobs)
-        for cell in (earlier.cells if earlier else ())
-        for s in cell.stages
-        if s.key
-    }
+    facts = _NodeFacts(done, earlier)
     cells = {
         cell.id: cell
         for cell in (earlier.cells if earlier else ())
@@ -127,7 +122,7 @@ def merge(
     }
     outcomes = done.by_cell()
     for cell in done.plan.cells:
-        fresh = _cell(cell, done, outcomes[cell.id], artifacts.get(cell.id, ()), took=took, now=now, spec=spec)
+        fresh = _cell(cell, outcomes[cell.id], artifacts.get(cell.id, ()), facts=facts, now=now, spec=spec)
         old = cells.get(cell.id)
         # Where nothing was done, the report of the run that did it stays, with its times.
         cells[cell.id] = old if old is not None and _says_the_same(old, fresh) else fresh
@@ -136,21 +131,81 @@ def merge(
     )
 
 
+class _NodeFacts:
+    """Facts and records of a run's nodes. Each is made once, so that all cells that need a node have the same."""
+
+    def __init__(self, done: Report, earlier: BuildReport | None) -> None:
+        self._done = done
+        self._took = {
+            (s.stage, s.label, s.key): (s.seconds, s.jobs)
+            for cell in (earlier.cells if earlier else ())
+            for s in cell.stages
+            if s.key
+        }
+        self._before = {(s.stage, s.label): s for cell in (earlier.cells if earlier else ()) for s in cell.stages}
+        self._stages: dict[str, StageRecord] = {}
+        self._audits: dict[str, tuple[AuditRecord | None, int]] = {}
+        self._smokes: dict[str, SmokeFacts | None] = {}
+
+    def audit(self, group: str) -> tuple[AuditRecord | None, int]:
+        """Return what the audit of a group says, with some of its findings, and how many are left out."""
+        if group not in self._audits:
+            found, left_out = self._done.facts(f"audit:{group}", AuditRecord), 0
+            if found is not None:
+                shown = _some_findings(found.findings)
+                left_out = len(found.findings) - len(shown)
+                found = found.model_copy(update={"findings": shown})
+            self._audits[group] = found, left_out
+        return self._audits[group]
+
+    def smoke(self, group: str) -> SmokeFacts | None:
+        """Return what the smoke test of a group says."""
+        if group not in self._smokes:
+            self._smokes[group] = self._done.facts(f"smoke:{group}", SmokeFacts)
+        return self._smokes[group]
+
+    def manifest(self, cell: str) -> dict[str, object]:
+        """Return the manifest of a cell's package; empty if there is none."""
+        packed = self._done.facts(f"package:{cell}", PackageFacts)
+        return packed.manifest if packed is not None else {}
+
+    def stage(self, outcome: NodeOutcome) -> StageRecord:
+        """Return the record of a node."""
+        node = outcome.node
+        if node.id not in self._stages:
+            seconds, jobs = outcome.seconds, outcome.jobs
+            if outcome.status == "cached":
+                seconds, jobs = self._took.get((node.stage, node.label, outcome.key), (0.0, 0))
+            used = -(-outcome.memory // max(1, jobs)) if stage_of(node).demand.elastic else outcome.memory
+            before = self._before.get((node.stage, node.label))
+            self._stages[node.id] = StageRecord(
+                stage=node.stage,
+                label=node.label,
+                key=outcome.key,
+                status=outcome.status,
+                seconds=round(seconds, 3),
+                jobs=jobs,
+                memory=max(used, before.memory if before is not None else 0),
+                out_of_memory=outcome.out_of_memory,
+                error=tuple(outcome.error.lines()) if outcome.error is not None else (),
+                blocked_by=outcome.blocked_by,
+                cache=compiler_cache.used_by(outcome.result),
+            )
+        return self._stages[node.id]
+
+
 def _cell(
     cell: Cell,
-    done: Report,
     outcomes: Sequence[NodeOutcome],
     artifacts: tuple[ArtifactRecord, ...],
     *,
-    took: Mapping[tuple[str, str, str], tuple[float, int]],
+    facts: _NodeFacts,
     now: datetime,
     spec: Spec,
 ) -> CellRecord:
-    audit = done.facts(f"audit:{cell.group}", AuditRecord)
-    smoke = done.facts(f"smoke:{cell.group}", SmokeFacts)
-    packed = done.facts(f"package:{cell.id}", PackageFacts)
+    audit, left_out = facts.audit(cell.group)
+    smoke = facts.smoke(cell.group)
     tried = smoke.tried if smoke is not None else ""
-    shown = _some_findings(audit.findings) if audit is not None else ()
     return CellRecord(
         id=cell.id,
         model=cell.model,
@@ -165,13 +220,13 @@ def _cell(
         keep_werror=spec.product.keep_werror,
         status="done" if artifacts else "failed",
         finished=now.isoformat(timespec="seconds"),
-        stages=tuple(_stage(outcome, took) for outcome in outcomes),
-        findings_left_out=len(audit.findings) - len(shown) if audit is not None else 0,
-        audit=audit.model_copy(update={"findings": shown}) if audit is not None else None,
+        stages=tuple(map(facts.stage, outcomes)),
+        findings_left_out=left_out,
+        audit=audit,
         native=smoke.native if smoke is not None else None,
         emulated=smoke.emulated if smoke is not None else None,
         artifacts=artifacts,
-        manifest=packed.manifest if packed is not None else {},
+        manifest=facts.manifest(cell.id),
     )
 
 
@@ -193,24 +248,6 @@ def _says_the_same(old: CellRecord, fresh: CellRecord) -> bool:
         and [(s.stage, s.label, s.key, s.cache) for s in old.stages]
         == [(s.stage, s.label, s.key, s.cache) for s in fresh.stages]
         and old.artifacts == fresh.artifacts
-    )
-
-
-def _stage(outcome: NodeOutcome, took: Mapping[tuple[str, str, str], tuple[float, int]]) -> StageRecord:
-    node = outcome.node
-    seconds, jobs = outcome.seconds, outcome.jobs
-    if outcome.status == "cached":
-        seconds, jobs = took.get((node.stage, node.label, outcome.key), (0.0, 0))
-    return StageRecord(
-        stage=node.stage,
-        label=node.label,
-        key=outcome.key,
-        status=outcome.status,
-        seconds=round(seconds, 3),
-        jobs=jobs,
-        error=tuple(outcome.error.lines()) if outcome.error is not None else (),
-        blocked_by=outcome.blocked_by,
-        cache=compiler_cache.used_by(outcome.result),
     )
 
 

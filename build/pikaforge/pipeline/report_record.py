@@ -32,6 +32,14 @@ class StageRecord(Strict):
     jobs: int = Field(
         default=0, description="How many processes it could start at once then; 0 where that is not known."
     )
+    memory: int = Field(
+        default=0,
+        description="Bytes of memory that it used at most in any run so far; of a compilation for each process that it "
+        "could start at once. 0 where that is not known.",
+    )
+    out_of_memory: bool = Field(
+        default=False, description="Whether it was killed for lack of memory when it was last run."
+    )
     error: tuple[str, ...] = Field(default=(), description="What was said when it failed.")
     blocked_by: str = Field(default="", description="The stage without whose result it was not run.")
     cache: str = Field(

@@ -96,7 +96,14 @@ class PoolRunner:
 class LocalRunner(PoolRunner):
     """Makes nodes in threads of this process, as many at once as a budget allows."""
 
-    def __init__(self, run: RunNode, abort: Callable[[], None], events: Events, budget: Budget) -> None:
+    def __init__(
+        self,
+        run: RunNode,
+        abort: Callable[[], None],
+        events: Events,
+        budget: Budget,
+        demand: Callable[[Node], Demand] = demand_of,
+    ) -> None:
         """Prepare a run.
 
         Args:
@@ -104,11 +111,12 @@ class LocalRunner(PoolRunner):
             abort: ends everything that nodes have started.
             events: of the run.
             budget: what nodes may use together.
+            demand: says what a node needs.
         """
         super().__init__(events, threads=int((budget.cores + budget.beside) / LEAST), name="node")
         self._run = run
         self._abort = abort
-        self._allotter = Allotter(budget, demand_of)
+        self._allotter = Allotter(budget, demand)
 
     def _end_nodes(self) -> None:
         self._abort()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from pikaforge.plan.plan import Node
@@ -24,12 +24,35 @@ class Demand:
     """Cores that it keeps busy; of an elastic node at least."""
     memory: int = 256 << 20
     """Bytes; of an elastic node for each core."""
+    least: int = 0
+    """Bytes of an elastic node, however few cores it gets."""
     elastic: bool = False
     """Whether it takes further cores that are free when it begins, as a compilation does. Its cores are whole ones."""
 
 
 COMPILES = Demand(cores=1, memory=COMPILER, elastic=True)
 """What a compilation needs."""
+
+
+MARGIN, AFTER_KILL = 1.25, 2.0
+"""What a node gets, as a multiple of the memory that it was seen to use, because samples miss peaks; and as a multiple
+of that in which it was killed."""
+
+
+def learnt(usual: Demand, memory: int, *, killed: bool = False) -> Demand:
+    """Return what a node needs by the memory that it has used before.
+
+    An elastic one still gets what is usual for one core: on fewer cores than before, each may be a larger part of it.
+
+    Args:
+        usual: what its stage says.
+        memory: bytes that it has used at most; of an elastic node for each core. 0: that is not known.
+        killed: whether it was killed for lack of memory then.
+    """
+    if not memory:
+        return usual
+    needs = math.ceil(memory * (AFTER_KILL if killed else MARGIN))
+    return replace(usual, memory=needs, least=usual.memory if usual.elastic else 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,11 +174,12 @@ class Allotter:
         cores = min(math.ceil(room / left), math.floor(room))
         memory = min(self._memory(), self._budget.each or math.inf)
         if demand.memory and math.isfinite(memory):
-            cores = min(cores, int(memory // demand.memory))
+            cores = min(cores, int(memory // demand.memory)) if memory >= demand.least else 0
         if cores < 1 and self._shares:
             return None
         cores = max(cores, 1)
-        return Share(cores=cores, memory=int(min(cores * demand.memory, self._memory())), jobs=cores, elastic=True)
+        needs = max(cores * demand.memory, demand.least)
+        return Share(cores=cores, memory=int(min(needs, self._memory())), jobs=cores, elastic=True)
 
     def _plain(self, demand: Demand, left: int) -> Share | None:
         """Return what any other node gets, likewise."""

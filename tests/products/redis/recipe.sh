@@ -15,6 +15,10 @@ export SOURCE_DATE_EPOCH
 # A GIT_DIR that does not exist gives 00000000.
 export GIT_DIR=/nonexistent
 
+# Makefile.dep says which headers each file includes, and make makes it first: the preprocessor reads all files of src/,
+# which no compiler cache can save. A tree that is compiled once does not need it.
+: >src/Makefile.dep
+
 # MALLOC: that of the C library. The bundled jemalloc takes longer to build than all the rest. V: the log shows the
 # commands. USE_SYSTEMD, BUILD_TLS: else it depends on what the image has. PYTHON: else make may generate commands.c
 # again where there is a python, depending on the times of files.

@@ -27,11 +27,13 @@ from pikaforge.cpu.emulation import Machine
 from pikaforge.errors import ForgeError, HostError, StageError, StageFailure
 from pikaforge.formats.artifact import ArtifactRecord
 from pikaforge.host.store import Result
+from pikaforge.pipeline.expected import EarlierTimes
 from pikaforge.pipeline.outcomes import NodeOutcome, Report
 from pikaforge.pipeline.package import PackageFacts
 from pikaforge.pipeline.report import load, merge, schema, write
 from pikaforge.pipeline.report_record import BuildReport, CellRecord, StageRecord
 from pikaforge.pipeline.smoke.record import CheckRecord, SmokeFacts, WayRecord
+from pikaforge.plan.budget import AFTER_KILL, COMPILES, MARGIN
 from pikaforge.plan.plan import Plan, expand
 
 R620, R720, R640 = "R620-debian12-none", "R720-debian12-none", "R640-debian12-none"
@@ -498,6 +500,96 @@ def test_a_report_of_the_format_before_is_read(merged: Merge, dist: Path) -> Non
     write(dist, report)
     assert json.loads((dist / "report.json").read_text(encoding="utf-8"))["format"] == 2
     assert load(dist) == report
+
+
+def test_cells_of_a_file_share_what_they_have_in_common(merged: Merge, dist: Path) -> None:
+    """The kind: a report of 1,000 cells, whose stages, audits and images were objects of their own in each."""
+    report = merged(ended(planned(R620, R720)))
+    image = {"name": "debian12", "build_packages": {"libc6": "2.36"}}
+    changed = [each.model_copy(update={"manifest": {**each.manifest, "image": dict(image)}}) for each in report.cells]
+    write(dist, report.model_copy(update={"cells": tuple(changed)}))
+    found = load(dist)
+    assert found is not None
+    first, second = found.cells
+    assert first.audit is second.audit is not None
+    assert first.manifest["image"] is second.manifest["image"]
+    shared = [(one, other) for one in first.stages for other in second.stages if one == other]
+    assert len(shared) >= 5, "all stages but the last are of both"
+    assert all(one is other for one, other in shared)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: json.dumps(json.loads(text)),
+        lambda text: json.dumps(json.loads(text), indent=1),
+        lambda text: text.replace("\n ", "\n   "),
+        lambda text: text.replace(',\n "cells"', ',\n\n "cells"'),
+        lambda text: json.dumps(dict(reversed(json.loads(text).items())), indent=2),
+    ],
+)
+def test_a_file_with_other_lines_says_the_same(merged: Merge, dist: Path, change: Callable[[str], str]) -> None:
+    report = merged(ended(planned(R620, R720)))
+    path = write(dist, report)
+    text = re.sub('"sha256": "[0-9a-f]{64}"\n', '"sha256": ""\n', path.read_text(encoding="utf-8"))
+    path.write_text(change(text), encoding="utf-8")
+    assert load(dist) == report
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: "",
+        lambda text: text[:-2],
+        lambda text: text.replace('"audits": {', '"audit": {'),
+        lambda text: text.replace('"format": 2', '"format": 3'),
+        lambda text: text.replace('"product": "demo"', '"product": 7'),
+        lambda text: re.sub(r'"audit":"[0-9a-f]+"', '"audit":"0123456789abcdef"', text),
+        lambda text: text.replace('"label":', '"lable":'),
+        lambda text: re.sub(r' "cells": \[.*', ' "more": []\n}\n', text, flags=re.DOTALL),
+    ],
+)
+def test_a_damaged_file_is_no_report(merged: Merge, dist: Path, change: Callable[[str], str]) -> None:
+    path = write(dist, merged(ended(planned(R620, R720))))
+    text = path.read_text(encoding="utf-8")
+    assert change(text) != text
+    path.write_text(change(text), encoding="utf-8")
+    assert load(dist) is None
+
+
+# ---- memory
+
+
+def used(report: Report, node: str, memory: int, *, jobs: int = 1, killed: bool = False) -> Report:
+    """The run, in which a node has used so much memory."""
+    report.outcomes[node] = replace(report.outcomes[node], memory=memory, jobs=jobs, out_of_memory=killed)
+    return report
+
+
+def test_the_memory_of_a_compilation_is_recorded_for_each_process(merged: Merge) -> None:
+    plan = planned(R620)
+    node = f"compile:{SANDY}"
+    first = merged(used(ended(plan), node, 4001, jobs=4))
+    assert stage(first, R620, node).memory == 1001
+    smaller = merged(used(ended(plan), node, 800, jobs=1), earlier=first)
+    assert stage(smaller, R620, node).memory == 1001, "as when it came from a compiler cache"
+    cached = merged(ended(plan, cached=[node]), earlier=smaller)
+    assert stage(cached, R620, node).memory == 1001
+    packed = f"package:{R620}"
+    assert stage(merged(used(ended(plan), packed, 4001, jobs=4)), R620, packed).memory == 4001
+
+
+def test_what_was_killed_gets_more_in_the_next_run(merged: Merge) -> None:
+    plan = planned(R620)
+    node = next(each for each in plan.nodes if each.id == f"compile:{SANDY}")
+    nothing = EarlierTimes.of([])
+    assert nothing.demand(node) == COMPILES
+    failed = ended(plan, failed={node.id: stage_error(node.id)})
+    first = merged(used(failed, node.id, 4000, jobs=4, killed=True))
+    assert EarlierTimes.of([first]).demand(node).memory == 1000 * AFTER_KILL
+    second = merged(used(ended(plan), node.id, 3000, jobs=2), earlier=first)
+    assert EarlierTimes.of([second]).demand(node).memory == 1500 * MARGIN
+    assert EarlierTimes.of([second]).demand(node).least == COMPILES.memory
 
 
 def test_what_several_cells_have_is_written_once(merged: Merge, dist: Path) -> None:

@@ -9,7 +9,18 @@ from dataclasses import replace
 import pytest
 from unit.helpers import make_spec, the_cell
 
-from pikaforge.plan.budget import BESIDE, COMPILER, COMPILES, Allotter, Budget, Demand, Share
+from pikaforge.plan.budget import (
+    AFTER_KILL,
+    BESIDE,
+    COMPILER,
+    COMPILES,
+    MARGIN,
+    Allotter,
+    Budget,
+    Demand,
+    Share,
+    learnt,
+)
 from pikaforge.plan.plan import Node
 from pikaforge.plan.schedule import Blocking, Queue, Simulated, least_seconds, simulate, ways
 
@@ -225,3 +236,48 @@ def test_plans_that_cannot_be_run_are_refused() -> None:
 
 def test_nothing_to_do_takes_no_time() -> None:
     assert run([], {}, {}, Budget(cores=1)).seconds == 0.0
+
+
+# ---- what earlier runs say
+
+
+def test_what_is_not_known_is_what_the_stage_says() -> None:
+    assert learnt(COMPILES, 0) == COMPILES
+    assert learnt(LIGHT, 0, killed=True) == LIGHT
+
+
+def test_a_node_gets_what_it_has_used_with_a_margin() -> None:
+    assert learnt(LIGHT, GIB) == Demand(memory=int(GIB * MARGIN))
+    assert learnt(LIGHT, GIB, killed=True) == Demand(memory=int(GIB * AFTER_KILL))
+    budget = Budget(cores=4, memory=2 * GIB)
+    known = {"a": learnt(LIGHT, GIB), "b": learnt(LIGHT, GIB)}
+    assert list(begun(budget, ["a", "b"], known)) == ["a"], "two of them do not fit"
+    assert list(begun(budget, ["a", "b"], {})) == ["a", "b"], "of two that are not known, that is not seen"
+
+
+def test_a_small_compilation_leaves_memory_for_others() -> None:
+    budget = Budget(cores=8, memory=4 * COMPILER)
+    small = learnt(COMPILES, COMPILER // 8)
+    assert begun(budget, ["a"], {"a": COMPILES}) == {"a": 4}
+    assert begun(budget, ["a"], {"a": small}) == {"a": 8}
+    assert begun(budget, ["a", "b"], {"a": small, "b": small}) == {"a": 4, "b": 4}
+
+
+def test_a_small_compilation_still_has_room_for_one_compiler() -> None:
+    small = learnt(COMPILES, COMPILER // 8)
+    allotter = Allotter(Budget(cores=2, memory=COMPILER * 3 // 2), demands({"a": small, "b": small}))
+    a, b = node("a"), node("b")
+    assert allotter.next([a, b], []) == [a]
+    assert allotter.share(a) == Share(cores=1, memory=COMPILER, jobs=1, elastic=True)
+    assert allotter.next([b], [a]) == []
+    assert allotter.next([b], []) == [b]
+
+
+def test_a_compilation_that_was_killed_gets_fewer_processes_each_time() -> None:
+    """A machine with 8 GiB: each process turns out to need as much as all processes were killed with."""
+    budget, jobs, found = Budget(cores=8, memory=8 * GIB), [], COMPILES
+    for _ in range(4):
+        (got,) = begun(budget, ["a"], {"a": found}).values()
+        jobs.append(got)
+        found = learnt(COMPILES, 8 * GIB // got, killed=True)
+    assert jobs == [8, 4, 2, 1]

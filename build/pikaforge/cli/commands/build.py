@@ -151,8 +151,7 @@ def execute(context: Context, run: PreparedRun, plan: Plan) -> Report:
     reporter = run.reporter
     for warning in plan.warnings:
         reporter.warning(warning)
-    earlier = report.load(context.dist, report.name_of(context.dist, context.spec.product.name))
-    times = EarlierTimes.of([earlier] if earlier is not None else [])
+    times = _times(context)
     views = run.pipeline.views(plan, engine_answers=lambda: True)
     given = options_of(context.arguments)
     options = [f"--{name.replace('_', '-')}{'' if value is None else f' {value}'}" for name, value in given]
@@ -160,10 +159,18 @@ def execute(context: Context, run: PreparedRun, plan: Plan) -> Report:
     reporter.opened(context.spec.product, plan, views, times, options, budget=budget)
     cached = {view.node.id for view in views if view.cached}
     runner = run.farm.runner(run.pipeline, run.workspace, reporter) if run.farm is not None else None
-    done = run.pipeline.execute(plan, reporter, runner=runner, seconds=seconds_of(plan, cached, times))
+    done = run.pipeline.execute(
+        plan, reporter, runner=runner, seconds=seconds_of(plan, cached, times), demand=times.demand
+    )
     if run.workspace.shared is not None and (text := run.workspace.shared.summary()):
         reporter.notice(text)
     return done
+
+
+def _times(context: Context) -> EarlierTimes:
+    """Return the times of earlier runs. Nothing else of their report is held while nodes are made."""
+    earlier = report.load(context.dist, report.name_of(context.dist, context.spec.product.name))
+    return EarlierTimes.of([earlier] if earlier is not None else [])
 
 
 def refuse_early(context: Context, cells: Sequence[Cell]) -> None:

@@ -82,8 +82,9 @@ class ReportPageData:
 
     def _fact(self, value: object) -> str:
         """Put a fact among the elements, unless it is there; return its key."""
-        key = hashing.digest(json.dumps(value, sort_keys=True).encode())[:KEY_DIGITS]
-        self.elements.setdefault(FACT + key, value)
+        data = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+        key = hashing.digest(json.dumps(data, sort_keys=True).encode())[:KEY_DIGITS]
+        self.elements.setdefault(FACT + key, value)  # not the data of a record, which take more memory than it does
         return key
 
     def _record(self, fact: BaseModel | None) -> str | None:
@@ -91,7 +92,7 @@ class ReportPageData:
         if fact is None:
             return None
         if id(fact) not in self._keys:
-            self._keys[id(fact)] = self._fact(fact.model_dump(mode="json"))
+            self._keys[id(fact)] = self._fact(fact)
         return self._keys[id(fact)]
 
     def _image(self, image: object) -> str | None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pikaforge.attest.describe import PROVENANCE_SUFFIX, SBOM_SUFFIX, SIGNATURE_SUFFIX
-from pikaforge.host.store import write_atomically
+from pikaforge.host.pieces import write_pieces
 from pikaforge.host.text import one_line
 from pikaforge.pages.notation import LABELS, moment, natural
-from pikaforge.pages.page import render
+from pikaforge.pages.page import pieces
 from pikaforge.pipeline.report_page.changes import changes
 from pikaforge.pipeline.report_page.data import Beside, ReportPageData, ReportPageSources
 from pikaforge.pipeline.report_page.states import STATES
@@ -76,9 +76,8 @@ def sources(
 
 def write(page: Path, report: BuildReport, given: ReportPageSources) -> Path:
     """Write the page of a report, unless it is there already; return its path."""
-    data = text(report, given).encode()
-    if not page.is_file() or page.read_bytes() != data:
-        write_atomically(page, data)
+    data = ReportPageData.of(report, given)
+    write_pieces(page, lambda: (piece.encode() for piece in _pieces(data)))
     return page
 
 
@@ -91,12 +90,17 @@ def write_beside(file: Path, report: BuildReport, *, logs: Path | None) -> Path:
 
 def text(report: BuildReport, given: ReportPageSources) -> str:
     """Return the text of a report's page. The same report and sources give the same bytes."""
-    data = ReportPageData.of(report, given)
+    return "".join(_pieces(ReportPageData.of(report, given)))
+
+
+def _pieces(data: ReportPageData) -> Iterator[str]:
+    """Return the text of a page in pieces."""
+    report, given = data.report, data.sources
     rows = data.rows
     by_id = {str(row["id"]): row for row in rows}
     counts = Counter(str(row["state"]) for row in rows)
     changed = [row for row in rows if row["changed"]]
-    return render(
+    return pieces(
         "report",
         data.elements,
         product=report.product,
