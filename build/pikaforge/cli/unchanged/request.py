@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 HOME = __file__.rsplit("/", 5)[0]
 """The checkout, as `host.workspace` has it."""
 VERBS = ("build", "plan")
-IGNORED = frozenset({"_", "SHLVL", "OLDPWD", "PWD", "COLUMNS", "LINES"})
+IGNORED = frozenset({"_", "SHLVL", "OLDPWD", "PWD"})
 """Variables that differ from call to call and that nothing reads; all others count."""
 NEVER = ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY", "PIKAFORGE_SIGNING_KEY", "PIKAFORGE_OFFLINE")
 """Variables that make a build do something each time: outputs for a CI system, signatures, caches from a bundle."""
