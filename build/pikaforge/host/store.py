@@ -241,9 +241,11 @@ class Store:
 
     def _read(self, stage: str, key: str) -> tuple[Result, dict[str, str]] | None:
         """Return an entry without verifying its files, and the digests of its files by name."""
-        folder = self._folder(stage, key)
         try:
-            record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+            # Most nodes of a large plan have no entry: without pathlib, to see that takes a fifth of the time.
+            with open(f"{self.root}/{stage}/{key}/{RECORD}", encoding="utf-8") as stream:  # noqa: PTH123
+                record = json.load(stream)
+            folder = self._folder(stage, key)
             if record[DIGEST] != sealed(record)[DIGEST]:
                 return None
             digests = {str(name): str(digest) for name, digest in record["files"].items()}
