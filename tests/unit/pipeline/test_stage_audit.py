@@ -170,7 +170,9 @@ def test_a_good_tree_gives_a_verdict_that_is_kept(stage: Stage, workspace: Works
     assert [each.name for each in record.files] == ["bin/demo"]
     assert stage.log()[0].startswith(f"{GROUP}: passed for sandybridge (1 ELF file, ")
     assert fake.jobs == [], "the audit needs no container"
-    names = sorted(path.name for path in workspace.store.root.iterdir() if not path.name.startswith((".uses-", ".used-")))
+    names = sorted(
+        path.name for path in workspace.store.root.iterdir() if not path.name.startswith((".uses-", ".used-"))
+    )
     assert names == [".lock", "audit"], "and leaves nothing"
 
 

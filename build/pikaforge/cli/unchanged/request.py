@@ -41,8 +41,12 @@ def out(argv: Sequence[str], environ: Mapping[str, str]) -> str:
 
 
 def path_of(argv: Sequence[str], environ: Mapping[str, str]) -> str:
-    """Return the path of the answer to a call. Each user has answers of their own."""
-    text = json.dumps([list(argv), folder_here(environ), os.geteuid()])
+    """Return the path of the answer to a call.
+
+    Each user, environment and reader has answers of their own: a call by nox, in a terminal or into a file is not in
+    the way of another one.
+    """
+    text = json.dumps(request(argv, environ))
     return f"{out(argv, environ)}/{FOLDER}/{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
 
 

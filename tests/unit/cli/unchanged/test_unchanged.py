@@ -202,6 +202,17 @@ def test_another_environment_is_a_miss(call: Call, monkeypatch: pytest.MonkeyPat
     assert call.replay() is None
 
 
+def test_calls_in_two_environments_do_not_displace_each_other(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert call.keep() == ""
+    with monkeypatch.context() as patched:
+        patched.setenv("NOX_CURRENT_SESSION", "build")
+        assert call.replay() is None
+        assert call.keep() == ""
+        assert call.replay() == 0
+    assert call.replay() == 0
+    assert len(list(call.file.parent.glob("*.json"))) == 2
+
+
 def test_what_nothing_reads_is_no_other_environment(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     assert call.keep() == ""
     monkeypatch.setenv("SHLVL", "7")
