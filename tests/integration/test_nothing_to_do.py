@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -34,8 +35,18 @@ def hook(event, args):
 sys.addaudithook(hook)
 from pikaforge.cli.main import main
 status = main(sys.argv[2:])
+checked = []
+if "pydantic" in sys.modules:
+    from pydantic import BaseModel
+    left = [BaseModel]
+    while left:
+        for model in left.pop().__subclasses__():
+            left.append(model)
+            if model.__pydantic_complete__ and model.__module__.startswith("pikaforge."):
+                checked.append(model.__name__)
 with open(sys.argv[1], "w") as file:
-    json.dump({"status": status, "modules": sorted(sys.modules), "started": started}, file)
+    found = {"status": status, "modules": sorted(sys.modules), "started": started, "checked": sorted(checked)}
+    json.dump(found, file)
 """
 NEVER = (
     "docker", "requests", "urllib3", "http.client", "pydantic", "pydantic_core", "jinja2", "markupsafe", "iced_x86",
@@ -49,6 +60,13 @@ OWN = {
     "pikaforge.host.ended_runs", "pikaforge.host.engine_socket", "pikaforge.host.own_files",
 }  # fmt: skip
 """The modules of the tool that it imports."""
+LOOK = """\
+import os, sys
+from pikaforge.cli import main
+main._call = lambda given: 99
+sys.exit(main.main(sys.argv[1:]))
+"""
+"""Gives a kept answer; without one, it does not build, but ends with status 99."""
 WORKING = ("docker", "requests", "urllib3", "iced_x86", "rich", "numpy", "yaml")
 """What a build may not import that has no kept answer, but finds all results in the store. It does draw the page of the
 report, by jinja2, to see whether that is the same."""
@@ -61,8 +79,6 @@ class Call:
         self.project, self._record = project, folder / "record.json"
         self.environment = {**os.environ, "PYTHONPATH": str(ROOT / "build"), **environment}
         self.record: dict[str, Any] = {}
-        self.at_first: set[str] = set()
-        """What the first build with all results has imported of `WORKING`."""
 
     def __call__(self, verb: str = "build", *more: str) -> str:
         """Run a verb; what it prints. `record` has its modules and the programs that it has started."""
@@ -87,6 +103,18 @@ class Call:
     def imported(self, names: tuple[str, ...]) -> set[str]:
         """Those modules that the last call has imported."""
         return {name for name in names if name in self.record["modules"]}
+
+    def holds(self, verb: str = "build", **environment: str) -> bool:
+        """Whether a kept answer to a call would be given; nothing is built."""
+        done = subprocess.run(
+            [sys.executable, "-c", LOOK, *self.project.arguments(verb, "R620")],
+            env={**self.environment, **environment},
+            capture_output=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode in (0, 99), done.stderr
+        return done.returncode == 0
 
 
 class Proxy:
@@ -138,45 +166,51 @@ def _copy(source: socket.socket, target: socket.socket) -> None:
 def proxy(tmp_path_factory: pytest.TempPathFactory, engine: Engine) -> Iterator[Proxy]:
     if not address().startswith("unix://"):
         pytest.skip("the engine is on another machine")
-    proxy = Proxy(tmp_path_factory.mktemp("s") / "s")
+    proxy = Proxy(tmp_path_factory.mktemp("p") / "s")
     yield proxy
     proxy.close()
 
 
 @pytest.fixture(scope="module")
-def made(
+def settled(
     shop: Shop, sample_build: Callable[..., SampleBuild], tmp_path_factory: pytest.TempPathFactory, proxy: Proxy
 ) -> Call:
-    """A project in which all is up to date; one for all tests, because each build that is none costs seconds."""
-    folder = tmp_path_factory.mktemp("nothing")
+    """A project in which all is up to date, after a build that has said so and kept that."""
+    folder = tmp_path_factory.mktemp("settled")
     project = shop.ready(folder / "project")
     shop.take(project, *ENDED, build=sample_build("R620"))
-    made = Call(project, folder, {"DOCKER_HOST": f"unix://{proxy.path}"})
-    made()  # puts the packages into dist/
-    made()
-    assert not made.replayed
-    made.at_first = made.imported(WORKING)
-    return made
+    call = Call(project, folder, {"DOCKER_HOST": f"unix://{proxy.path}"})
+    call()  # puts the packages into dist/
+    call()
+    assert not call.replayed
+    assert call.imported(WORKING) == set(), "a build that finds all results does not, either"
+    assert not {"Spec", "Product", "Check"} & set(call.record["checked"]), "what was parsed before is not checked again"
+    return call
 
 
 @pytest.fixture
-def call(made: Call, proxy: Proxy) -> Call:
-    """That project, after a build that has said so and kept that; what the test before has spoilt is mended."""
+def call(settled: Call, proxy: Proxy) -> Call:
+    """The project of all these tests, whatever one has left: the next call has an answer."""
     proxy.times = 0
     for _ in range(3):
-        made()
-        if made.replayed:
-            return made
-    pytest.fail("no answer is kept after three builds")
+        if settled.holds():
+            return settled
+        settled()
+    raise AssertionError("a build with nothing to do does not keep its answer")
 
 
-def test_it_imports_and_starts_nothing_for_working(call: Call) -> None:
-    assert call.at_first == set(), "a build that finds all results does not, either"
-    wanted = call()
+def does_nothing(call: Call) -> str:
+    """Call for an answer, and see that it was there; what it says."""
+    said = call()
     assert call.replayed
     assert call.imported(NEVER) == set()
     assert {name for name in call.record["modules"] if name.startswith("pikaforge")} == OWN
     assert call.record["started"] == []
+    return said
+
+
+def test_it_imports_and_starts_nothing_for_working(call: Call) -> None:
+    wanted = does_nothing(call)
     assert "everything is up to date" in wanted.splitlines()
     before = {path: path.stat().st_mtime_ns for path in call.project.dist.rglob("*")}
     assert call() == wanted
@@ -185,7 +219,6 @@ def test_it_imports_and_starts_nothing_for_working(call: Call) -> None:
 
 def test_it_prints_what_a_build_without_a_kept_answer_prints(call: Call) -> None:
     kept = call()
-    assert call.replayed
     for file in (call.project.out / "answers").glob("*.json"):
         file.unlink()
     fresh = call()
@@ -209,8 +242,6 @@ def test_events_are_those_of_a_build(call: Call) -> None:
 
 
 def test_a_missing_image_is_noticed(call: Call, proxy: Proxy) -> None:
-    call()
-    assert call.replayed
     facts = next(r["facts"] for r in call.project.stored("image").values() if r["facts"]["runtime"])
     assert all(node["cached"] for node in json.loads(call("plan", "--json"))["nodes"])
     proxy.lost, proxy.times = facts["runtime"].encode(), 2  # for the kept answer, and for the plan
@@ -220,14 +251,9 @@ def test_a_missing_image_is_noticed(call: Call, proxy: Proxy) -> None:
     proxy.times = 3  # for the kept answer, before the run, and in it
     assert "is made anew: the engine does not hold it any more" in call()
     assert not call.replayed
-    call()
-    assert "everything is up to date" in call()
-    assert call.replayed
 
 
-def test_a_damaged_result_is_noticed(call: Call) -> None:
-    call()
-    assert call.replayed
+def test_a_damaged_result_is_noticed_and_the_build_that_mends_it_knows_the_next_answer(call: Call) -> None:
     (tree,) = (call.project.out / "store" / "package").glob("*/pika-v3.4.0-R620.tar.gz")
     data = bytearray(tree.read_bytes())
     data[len(data) // 2] ^= 1
@@ -235,40 +261,73 @@ def test_a_damaged_result_is_noticed(call: Call) -> None:
     tree.unlink()  # it is a link to what other tests have
     tree.write_bytes(data)
     os.utime(tree, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert not call.holds()
     assert "does not have the digest it was stored with" in call()
     assert not call.replayed
+    assert "everything is up to date" in does_nothing(call), "it was kept by the build that has made the package"
 
 
 def test_an_edited_dist_is_noticed_and_mended(call: Call) -> None:
-    call()
-    assert call.replayed
     package = call.project.package()
-    whole = package.read_bytes()
     edits = {package: b"x", package.parent / "SHA256SUMS": b"", call.project.dist / "report.json": b"{}"}
+    before = {path: path.read_bytes() for path in edits}
     for path, text in edits.items():
-        before = path.read_bytes()
         path.write_bytes(text)
-        call()
-        assert not call.replayed, path
+        assert not call.holds(), path
+        path.write_bytes(before[path])
+        assert call.holds(), path
+    for path, text in edits.items():
+        path.write_bytes(text)
+    call()
+    assert not call.replayed
+    for path in edits:
         found = path.read_bytes()
         # A report that was lost has no times of earlier runs.
-        assert found == before or (path.suffix == ".json" and len(found) > len(before) // 2), path
-    assert package.read_bytes() == whole
-    call()
-    call()
-    assert call.replayed
+        assert found == before[path] or (path.suffix == ".json" and len(found) > len(before[path]) // 2), path
 
 
-@pytest.mark.parametrize(
-    "name", ["matrix.yaml", "build/recipes/pika.sh", "patches/v3.4.0/series.yaml", "tests/sample/server/src/pika.cc"]
-)
-def test_a_changed_input_is_noticed(call: Call, name: str) -> None:
-    call("plan", "--json")
-    call("plan", "--json")
-    assert call.replayed
-    path = call.project.folder / name
-    before = path.read_bytes()
-    path.write_bytes(before + b"\n# another line\n")
-    call("plan", "--json")
-    path.write_bytes(before)
+INPUTS = ("matrix.yaml", "build/recipes/pika.sh", "patches/v3.4.0/series.yaml", "tests/sample/server/src/pika.cc")
+
+
+def test_a_changed_input_is_noticed(call: Call) -> None:
+    for name in INPUTS:
+        path = call.project.folder / name
+        whole, mode = path.read_bytes(), path.stat().st_mode
+        path.write_bytes(whole + b"\n# another line\n")
+        assert not call.holds(), name
+        path.write_bytes(whole)
+        assert call.holds(), f"{name} was written again, and is the same"
+        path.chmod(mode ^ 0o111)  # git has this bit, too
+        assert not call.holds(), name
+        path.chmod(mode)
+    beside = call.project.folder / "tests/sample/server/src/another.cc"
+    beside.touch()
+    assert not call.holds(), "a further file of the source"
+    beside.unlink()
+    assert call.holds()
+
+
+def test_what_is_around_a_build_is_noticed(call: Call, tmp_path: Path) -> None:
+    assert not call.holds(PIKAFORGE_STORE=str(tmp_path / "store"))
+    assert not call.holds(PATH=f"{tmp_path}:{os.environ['PATH']}")
+    assert not call.holds(DOCKER_HOST=f"unix://{tmp_path}/none")
+    assert not call.holds(TZ="Pacific/Kiritimati" if time.gmtime().tm_hour >= 10 else "Etc/GMT+12")
+    logs = call.project.out / "logs"
+    there = logs.is_dir()
+    logs.rename(tmp_path / "logs") if there else logs.mkdir()
+    assert not call.holds(), "the report has links to logs"
+    (tmp_path / "logs").rename(logs) if there else logs.rmdir()
+    assert call.holds()
+
+
+def test_a_plan_that_is_computed_imports_little(call: Call) -> None:
+    call("plan")
+    for file in (call.project.out / "answers").glob("*.json"):
+        file.unlink()
+    call("plan")
     assert not call.replayed
+    heavy = (*WORKING, "jinja2", "license_expression", "multiprocessing", "concurrent.futures", "http.client", "ssl")
+    assert call.imported(heavy) == set()
+    assert not [name for name in call.record["modules"] if name.startswith("pikaforge.audit.isa")]
+    assert not {"Spec", "Product", "Check", "Series"} & set(call.record["checked"])
+    assert call.record["started"] == []

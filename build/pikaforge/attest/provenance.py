@@ -94,7 +94,7 @@ class BuildDefinition(_StatementPart):
 
     build_type: str = Field(alias="buildType")
     external: ExternalParameters = Field(alias="externalParameters")
-    internal: InternalParameters = Field(default=InternalParameters(), alias="internalParameters")
+    internal: InternalParameters = Field(default=InternalParameters.model_construct(), alias="internalParameters")
     dependencies: tuple[Resource, ...] = Field(default=(), alias="resolvedDependencies")
 
 
@@ -187,22 +187,17 @@ def builder_of(environ: Mapping[str, str]) -> Builder:
     return Builder(id=f"{server}/{workflow}", invocation=f"{server}/{repository}/actions/runs/{run}/attempts/{attempt}")
 
 
-def builds_release(environ: Mapping[str, str]) -> bool:
-    """Return whether GitHub Actions' variables say that this is a run for a tag."""
-    return environ.get("GITHUB_ACTIONS") == "true" and environ.get("GITHUB_REF_TYPE") == "tag"
-
-
 class _Caches(_StatementPart):
     compiler_caches: dict[str, str] | None = Field(default=None, alias="compilerCaches")
     shared_results: dict[str, str] | None = Field(default=None, alias="sharedResults")
 
 
 class _RunDefinition(_StatementPart):
-    internal: _Caches = Field(default=_Caches(), alias="internalParameters")
+    internal: _Caches = Field(default=_Caches.model_construct(), alias="internalParameters")
 
 
 class _RunPredicate(_StatementPart):
-    definition: _RunDefinition = Field(default=_RunDefinition(), alias="buildDefinition")
+    definition: _RunDefinition = Field(default=_RunDefinition.model_construct(), alias="buildDefinition")
     details: RunDetails = Field(alias="runDetails")
 
 

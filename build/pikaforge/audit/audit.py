@@ -8,7 +8,7 @@ prints. A verdict is never an exception; a file that cannot be read is one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -29,33 +29,8 @@ from pikaforge.audit.judge_allocator import AllocatorVerdict
 from pikaforge.audit.judge_allocator import judge as judge_allocator
 from pikaforge.audit.tree_facts import TreeFacts, read_tree
 from pikaforge.audit.waivers import Ledger
-from pikaforge.cpu import features, microarch
+from pikaforge.cpu import microarch
 from pikaforge.errors import AuditError
-from pikaforge.host import hashing
-from pikaforge.host.memo import library_version
-
-REVISION = 5
-"""Part of the key of a stored verdict: raise it when the audit judges differently."""
-
-
-def material(rules: Rules, *, target: str, flags_used: Sequence[str], today: date) -> dict[str, object]:
-    """Return the key material beside the compile stage's result.
-
-    It is the rules, the tables, the decoder, and for each waiver whether it has expired. So a stored verdict becomes
-    invalid on the day after a waiver's last day, and on no other day.
-    """
-    plain = asdict(replace(rules, waivers=(), memory=None, distribution=None))
-    return {
-        "revision": REVISION,
-        "decoder": library_version("iced-x86"),
-        "tables": {name: hashing.file_digest(features.FOLDER / name) for name in features.TABLES},
-        "baseline": rules.distribution.baseline if rules.distribution is not None else "",
-        "target": target,
-        "flags": list(flags_used),
-        "memory": [rules.memory.kind, list(rules.memory.programs), rules.memory.unwinder] if rules.memory else [],
-        "rules": {**plain, "linkage": {**plain["linkage"], "maxima": dict(rules.linkage.maxima)}},
-        "waivers": [[w.model_dump(mode="json"), w.expired(today)] for w in rules.waivers],
-    }
 
 
 def audit_tree(

@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import date, datetime, timezone
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pikaforge.audit import judge_flags, judge_linkage
 from pikaforge.audit.audit_record import AuditRecord, ElfRecord
 from pikaforge.audit.distribution import Distribution, PackagedRecord
-from pikaforge.audit.elf.facts import ElfFacts
 from pikaforge.audit.file_summary import FileSummary, summaries
 from pikaforge.audit.finding import LineRecord
 from pikaforge.audit.identities import NamedCode, WaivedRecord
-from pikaforge.audit.isa.decode import FileScan
 from pikaforge.audit.judge_allocator import AllocatorRules, AllocatorVerdict
 from pikaforge.audit.judge_instructions import WAIVERS, IsaVerdict
 from pikaforge.audit.judge_linkage import LinkageRules, LinkageVerdict, library_versions
+from pikaforge.config.scalars import plain
 from pikaforge.config.waiver import NAMELESS, Waiver
+from pikaforge.cpu import features
+from pikaforge.host import hashing
+from pikaforge.host.memo import library_version
+
+if TYPE_CHECKING:
+    from pikaforge.audit.elf.facts import ElfFacts
+    from pikaforge.audit.isa.decode import FileScan
 
 _STRICT = "look at it; without --strict it is accepted, and what is not proven may be waived"
 _MANGLED = re.compile(r"\b_Z\w+")
+REVISION = 5
+"""Part of the key of a stored verdict: raise it when the audit judges differently."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +58,31 @@ class Rules:
     """The folder in the tree that paths in waivers are relative to; None if it is not known."""
     strict: bool = False
     """Whether what is not proven is a violation."""
+
+
+def material(rules: Rules, *, target: str, flags_used: Sequence[str], today: date) -> dict[str, object]:
+    """Return the key material beside the compile stage's result.
+
+    It is the rules, the tables, the decoder, and for each waiver whether it has expired. So a stored verdict becomes
+    invalid on the day after a waiver's last day, and on no other day.
+    """
+    of_rules = {**_fields(rules), "waivers": (), "memory": None, "distribution": None}
+    return {
+        "revision": REVISION,
+        "decoder": library_version("iced-x86"),
+        "tables": {name: hashing.file_digest(features.FOLDER / name) for name in features.TABLES},
+        "baseline": rules.distribution.baseline if rules.distribution is not None else "",
+        "target": target,
+        "flags": list(flags_used),
+        "memory": [rules.memory.kind, list(rules.memory.programs), rules.memory.unwinder] if rules.memory else [],
+        "rules": {**of_rules, "linkage": {**_fields(rules.linkage), "maxima": dict(rules.linkage.maxima)}},
+        "waivers": [[plain(w), w.expired(today)] for w in rules.waivers],
+    }
+
+
+def _fields(rules: Rules | LinkageRules) -> dict[str, object]:
+    """Return the fields of rules by name. `asdict` would copy what is in them, for each of hundreds of trees."""
+    return {each.name: getattr(rules, each.name) for each in fields(rules)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from pikaforge.audit.elf.facts import ElfFacts
-from pikaforge.audit.finding import LineRecord
-from pikaforge.audit.isa.decode import FileScan
-from pikaforge.audit.judge_instructions import Finding
 from pikaforge.config.scalars import Strict
+
+if TYPE_CHECKING:
+    from pikaforge.audit.elf.facts import ElfFacts
+    from pikaforge.audit.finding import LineRecord
+    from pikaforge.audit.isa.decode import FileScan
+    from pikaforge.audit.judge_instructions import Finding
 
 
 class FileSummary(Strict):

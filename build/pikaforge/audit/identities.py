@@ -7,14 +7,16 @@ import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from pikaforge.audit.elf.facts import ElfFacts
-from pikaforge.audit.elf.layout import EM_X86_64, ET_DYN, MAGIC, SHT_STRTAB, SHT_SYMTAB
-from pikaforge.audit.inputs import ElfTree
 from pikaforge.audit.waivers import FileIdentity, paths_of
 from pikaforge.config.scalars import Strict
+
+if TYPE_CHECKING:
+    from pikaforge.audit.elf.facts import ElfFacts
+    from pikaforge.audit.inputs import ElfTree
 
 NAMED = 4096
 """Functions that a manifest may name."""
@@ -112,6 +114,8 @@ def symbol_files(
 
 def _symbol_file(functions: Iterable[tuple[str, int, int]]) -> bytes:
     """Return an ELF file with a symbol table, and nothing else (gABI, chapter 4)."""
+    from pikaforge.audit.elf.layout import EM_X86_64, ET_DYN, MAGIC, SHT_STRTAB, SHT_SYMTAB  # noqa: PLC0415
+
     strings = bytearray(b"\0")
     rows = [bytes(24)]
     for name, start, end in functions:

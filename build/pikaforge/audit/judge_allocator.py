@@ -8,11 +8,14 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from pikaforge.audit.elf.facts import ElfFacts
 from pikaforge.audit.finding import LineRecord
 from pikaforge.plan import allocators
 from pikaforge.plan.allocators.kind import matches
+
+if TYPE_CHECKING:
+    from pikaforge.audit.elf.facts import ElfFacts
 
 FOREIGN = ("libjemalloc*.so*", "libmimalloc*.so*", "libhoard*.so*", "libsnmalloc*.so*")
 """Globs of the sonames of further libraries that replace malloc, beside those of the kinds of allocators."""

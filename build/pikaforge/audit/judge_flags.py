@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from pikaforge.audit.elf.facts import ElfFacts
 from pikaforge.audit.finding import LineRecord
+
+if TYPE_CHECKING:
+    from pikaforge.audit.elf.facts import ElfFacts
 
 _MARCH = re.compile(r"(?:^|\s)-march=(\S+)")
 _MTUNE = re.compile(r"(?:^|\s)-mtune=(\S+)")

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer
 
 from pikaforge.audit.allowed_features import Allowed, free
 from pikaforge.audit.distribution import PackagedRecord
 from pikaforge.audit.finding import LineRecord
-from pikaforge.audit.isa import tzcnt
-from pikaforge.audit.isa.decode import FileScan, Hit
-from pikaforge.audit.isa.piece_scan import SHORT_OPERAND
-from pikaforge.audit.isa.tzcnt import TzcntUse
-from pikaforge.audit.waivers import Ledger
 from pikaforge.config.scalars import Strict
 from pikaforge.cpu import features
-from pikaforge.cpu.features import INVALID
+from pikaforge.cpu.features import INVALID, SHORT_OPERAND
+
+if TYPE_CHECKING:  # records are read where nothing is decoded
+    from pikaforge.audit.isa.decode import FileScan, Hit
+    from pikaforge.audit.isa.tzcnt import TzcntUse
+    from pikaforge.audit.waivers import Ledger
 
 SHOWN = 3
 """The most functions that a line names."""
@@ -261,6 +261,8 @@ def _level(hit: Hit, work: _Rulebook) -> tuple[Level, str, str]:
         return (*known, "")
     use = None
     if hit.feature == TZCNT and hit.file not in work.own:
+        from pikaforge.audit.isa import tzcnt  # noqa: PLC0415
+
         use = work.uses.get((hit.file, hit.function), tzcnt.OPEN)
         if use.answer == "harmless":
             return "harmless", use.why, ""

@@ -7,9 +7,12 @@ import posixpath
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from pikaforge.audit.elf.facts import ElfFacts
 from pikaforge.audit.finding import LineRecord
+
+if TYPE_CHECKING:
+    from pikaforge.audit.elf.facts import ElfFacts
 
 _VERSION = re.compile(r"^([A-Z][A-Z0-9_]*?)_(\d{1,9}(?:\.\d{1,9})*)$")
 """Namespace and number of a symbol version. It is no version of PEP 440: 3.4 and 3.4.0 differ."""

@@ -150,9 +150,10 @@ class Context:
     def machine(self, flags: frozenset[str]) -> Machine:
         """Return what can be run on the engine's machine, whose CPUs have `flags`."""
         from pikaforge.cpu.emulation import Machine  # noqa: PLC0415
-        from pikaforge.pipeline.smoke.smoke import host_emulator  # noqa: PLC0415
 
         if self.arguments.engine == "host":
+            from pikaforge.pipeline.smoke.smoke import host_emulator  # noqa: PLC0415
+
             return Machine(flags=flags, emulates=host_emulator() is not None)
         return Machine(flags=flags, emulates=self.spec.defaults.emulator is not None)
 
@@ -169,9 +170,9 @@ class Context:
 
     def workspace(self, engine: Engine, *, refresh: bool = False) -> Workspace:
         """Return the workspace of a run: folders, engine, store, lock and downloads."""
-        from pikaforge.attest.provenance import builds_release  # noqa: PLC0415
         from pikaforge.host.download import Downloads  # noqa: PLC0415
         from pikaforge.host.lockfile import NAME, Lock  # noqa: PLC0415
+        from pikaforge.host.release import builds_release  # noqa: PLC0415
         from pikaforge.host.store import Store  # noqa: PLC0415
         from pikaforge.host.workspace import Workspace  # noqa: PLC0415
 
@@ -214,7 +215,7 @@ class Context:
         """
         if self.arguments.verb == "plan" or (self.spec.store is None and not os.environ.get("PIKAFORGE_STORE")):
             return None  # a plan asks nobody
-        from pikaforge.attest.provenance import builds_release  # noqa: PLC0415
+        from pikaforge.host.release import builds_release  # noqa: PLC0415
         from pikaforge.sharing.opening import opened  # noqa: PLC0415
 
         limit = self.spec.limits.bounds().file

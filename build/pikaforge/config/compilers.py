@@ -15,6 +15,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 from pikaforge.config.product import Adaptation
+from pikaforge.config.scalars import plain
 from pikaforge.config.schema import Spec
 
 INCLUDE = "-include"
@@ -110,7 +111,7 @@ def cxxflags(spec: Spec, image: str) -> tuple[str, ...]:
 def facts(spec: Spec, image: str) -> dict[str, object]:
     """Return what manifest and report hold: the `adaptations` to an image's compiler, and whether -Werror counts."""
     return {
-        "adaptations": [entry.model_dump(mode="json") for entry in adaptations(spec, image)],
+        "adaptations": [plain(entry) for entry in adaptations(spec, image)],
         "keep_werror": spec.product.keep_werror,
     }
 

@@ -17,6 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar, cast
 
+import pydantic
 from pydantic import BaseModel
 
 from pikaforge.config.scalars import Strict
@@ -30,6 +31,8 @@ SUFFIX = ".spec"
 MOST = 16
 """Files of this kind in a folder."""
 PACKAGE = Path(__file__).resolve().parents[1]
+HOME = PACKAGE.parents[1]
+"""The checkout."""
 FORMAT = 1
 
 
@@ -64,9 +67,14 @@ def kept(path: Path, folder: Path, load: Callable[[Path], Model]) -> Model:
 
 @lru_cache(maxsize=1)
 def _tool() -> str:
-    """Return a digest of this tool and its surroundings: times and sizes of its files, and of libraries' folders."""
-    digest = hashlib.sha256(f"{sys.version} {sys.path}".encode("utf-8", "surrogateescape"))
-    for path in (*_files(str(PACKAGE)), *sys.path):
+    """Return a digest of this tool and its surroundings: times and sizes of its files, and of libraries' folders.
+
+    The folder of the call is none of these: files in it change all the time, and matrix.yaml is often one of them.
+    """
+    here = os.getcwd()  # noqa: PTH109
+    libraries = [path for path in sys.path if path and os.path.realpath(path) not in (here, os.path.realpath(HOME))]
+    digest = hashlib.sha256(f"{sys.version} {libraries} {pydantic.VERSION}".encode("utf-8", "surrogateescape"))
+    for path in (*_files(str(PACKAGE)), *libraries, str(pydantic.__file__)):
         try:
             found = os.stat(path)  # noqa: PTH116  # hundreds of files
         except OSError:

@@ -57,7 +57,7 @@ class Operate(Strict):
     address: ConfKey | None = Field(
         default=None, description="The setting with the addresses that it listens on; null: it listens on all."
     )
-    passwords: Passwords = Field(default=Passwords(), description="Which settings hold passwords.")
+    passwords: Passwords = Field(default=Passwords.model_construct(), description="Which settings hold passwords.")
     host_name: bool = Field(
         default=False, description="Whether the name of its host must resolve there, e.g. for replication."
     )

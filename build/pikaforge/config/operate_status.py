@@ -23,20 +23,21 @@ class CheckLimit(Strict):
         return self
 
 
+def _limit(*, warning: int, critical: int) -> CheckLimit:
+    """Return a limit that is right. The check of it would be made at import."""
+    return CheckLimit.model_construct(warning=warning, critical=critical)
+
+
 class CheckLimits(Strict):
     """What `instance.sh PORT check` takes for bad, unless its options say otherwise."""
 
-    lag: CheckLimit = Field(default=CheckLimit(warning=0, critical=0), description="Of replication, in `lag_unit`.")
-    memory: CheckLimit = Field(
-        default=CheckLimit(warning=90, critical=100), description="Percent of the planned memory."
-    )
-    disk: CheckLimit = Field(default=CheckLimit(warning=80, critical=90), description="Percent of the file system.")
-    snapshot: CheckLimit = Field(
-        default=CheckLimit(warning=48, critical=0), description="Hours since the last snapshot."
-    )
-    clients: CheckLimit = Field(default=CheckLimit(warning=80, critical=95), description="Percent of the most clients.")
+    lag: CheckLimit = Field(default=_limit(warning=0, critical=0), description="Of replication, in `lag_unit`.")
+    memory: CheckLimit = Field(default=_limit(warning=90, critical=100), description="Percent of the planned memory.")
+    disk: CheckLimit = Field(default=_limit(warning=80, critical=90), description="Percent of the file system.")
+    snapshot: CheckLimit = Field(default=_limit(warning=48, critical=0), description="Hours since the last snapshot.")
+    clients: CheckLimit = Field(default=_limit(warning=80, critical=95), description="Percent of the most clients.")
     files: CheckLimit = Field(
-        default=CheckLimit(warning=80, critical=95), description="Percent of the limit of open files."
+        default=_limit(warning=80, critical=95), description="Percent of the limit of open files."
     )
 
 
@@ -62,7 +63,7 @@ class Status(Strict):
     replica_lag: InfoKey | None = Field(default=None, description="Of a replica: how far it is behind; null: unknown.")
     lag_unit: str = Field(pattern=UNIT_PATTERN, max_length=16, description="Of `lag=` in the lines of replicas.")
     faults: tuple[Fault, ...] = Field(default=(), description="What makes an instance critical.")
-    limits: CheckLimits = Field(default=CheckLimits(), description="What is bad.")
+    limits: CheckLimits = Field(default=CheckLimits.model_construct(), description="What is bad.")
 
     def rows(self) -> Iterator[Row]:
         """Yield the lines of utils/operate/status.tsv."""

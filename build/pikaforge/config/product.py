@@ -124,7 +124,7 @@ class Server(Strict):
         "root, or gives root's rights up and then cannot be looked at. Its unit always has a user of its own.",
     )
     version: Start = Field(description="The command that shows the version.")
-    stop: Stop = Field(default=Stop(), description="How it is stopped.")
+    stop: Stop = Field(default=Stop.model_construct(), description="How it is stopped.")
     operate: Operate | None = Field(
         default=None, description="How its instances are operated on hosts; null: they are set up, and no more."
     )
@@ -222,7 +222,7 @@ class Product(Minimums):
     )
     server: Server | None = Field(default=None, description="The server that it is; null: a library, or tools.")
     smoke: tuple[Check, ...] = Field(default=(), description="Checks against the running server, or by commands.")
-    bench: LoadChecks = Field(default=LoadChecks(), description="What a load test asks the server.")
+    bench: LoadChecks = Field(default=LoadChecks.model_construct(), description="What a load test asks the server.")
 
     @property
     def speaks_resp(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import date
 from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetJsonSchemaHandler
@@ -121,6 +123,32 @@ class Strict(BaseModel):
     """Base of all parts of the specification."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
+
+
+def plain(value: object, *, only_given: bool = False) -> object:
+    """Return a part of a specification as JSON values: what `model_dump(mode="json")` returns.
+
+    Keys are made of it. It takes no validator or serializer, which pydantic would have to make first.
+
+    Args:
+        value: the part.
+        only_given: leave out fields that have their defaults because they were not given (`exclude_unset`).
+
+    Raises:
+        TypeError: there is a value that specifications do not have.
+    """
+    if isinstance(value, BaseModel):
+        names = [n for n in type(value).model_fields if not only_given or n in value.model_fields_set]
+        return {name: plain(getattr(value, name), only_given=only_given) for name in names}
+    if isinstance(value, Mapping):
+        return {key: plain(each, only_given=only_given) for key, each in value.items()}
+    if isinstance(value, tuple):
+        return [plain(each, only_given=only_given) for each in value]
+    if isinstance(value, date):
+        return value.isoformat()
+    if value is None or type(value) in (str, int, float, bool):
+        return value
+    raise TypeError(f"a specification has no {type(value).__name__}")
 
 
 Scalar = str | int | None

@@ -188,7 +188,7 @@ class Axes(Strict):
 class Matrix(Strict):
     """Which combinations exist: the axes' product, without `exclude`, then with `include`."""
 
-    axes: Axes = Field(default=Axes(), description="What is combined.")
+    axes: Axes = Field(default=Axes.model_construct(), description="What is combined.")
     exclude: tuple[Rule, ...] = Field(default=(), description="Combinations that are not built.")
     include: tuple[Rule, ...] = Field(default=(), description="Combinations that are built nevertheless.")
 
@@ -276,7 +276,7 @@ class Spec(Strict):
     hardware: dict[Name, Model] = Field(min_length=1, description="Hardware models by name.")
     images: dict[Name, Image] = Field(min_length=1, description="OS images by name.")
     allocators: dict[Name, Allocator] = Field(min_length=1, description="Memory allocators by name.")
-    matrix: Matrix = Field(default=Matrix(), description="Which combinations exist.")
+    matrix: Matrix = Field(default=Matrix.model_construct(), description="Which combinations exist.")
     defaults: Defaults = Field(description="What is taken when the command line does not say.")
     tarballs: dict[Name, Tarball] = Field(default_factory=dict, description="Sources that are downloaded, by name.")
     mirrors: tuple[Annotated[str, Field(pattern=URL_PATTERN), AfterValidator(without_login)], ...] = Field(
@@ -286,7 +286,9 @@ class Spec(Strict):
         default=(), description="Findings of the audit that somebody has looked at: by name, with a reason and an end."
     )
     publish: dict[Name, Destination] = Field(default_factory=dict, description="Where packages are published, by name.")
-    limits: Limits = Field(default=Limits(), description="How much memory, time and space a job may use.")
+    limits: Limits = Field(
+        default=Limits.model_construct(), description="How much memory, time and space a job may use."
+    )
     store: SharedStoreOptions | None = Field(
         default=None, description="A store of results that machines share; PIKAFORGE_STORE names another one."
     )

@@ -39,6 +39,9 @@ NAME_LIMIT = 256
 """Letters of a function's name, of which the table has none that is as long."""
 INVALID = "invalid"
 """The id for bytes that are no instruction; always judged."""
+SHORT_OPERAND = "branch66"
+"""The id for branches with an operand-size prefix: Intel's CPUs ignore it, AMD's take an offset of 16 bits (AMD APM
+vol. 3, "Jcc"; Intel SDM vol. 2A, "Jcc")."""
 Cause = Literal["firmware", "hypervisor", "microcode", "kernel", "privilege"]
 """What may take a feature from a host whose CPU has it. `kernel`: the instructions fault under kernels that show its
 flag; `privilege`: they fault in every program. The others clear its bit in CPUID, so that its flag is not shown."""

@@ -235,7 +235,7 @@ class Manifest(_ManifestPart):
     bundled_libraries: tuple[ManifestLibrary, ...]
     licences: tuple[ManifestLicence, ...] = ()
     """Empty in packages that were made before licences travelled."""
-    audit: ManifestAudit = ManifestAudit()
+    audit: ManifestAudit = ManifestAudit.model_construct()
     checks: tuple[str, ...]
     """Names of the smoke checks that have passed."""
     tried: ManifestRun | None = None

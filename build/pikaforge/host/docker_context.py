@@ -89,14 +89,29 @@ def _folder(given: Mapping[str, str]) -> Path | None:
 
 
 def _current(file: Path) -> str:
-    return (_read(file, _CommandLine).current or "") if file.is_file() else ""
+    try:
+        text = file.read_bytes()  # not `is_file` first: so a watch knows that it was looked for
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return ""
+    except OSError as error:
+        raise _unreadable(file, error.strerror) from error
+    return _parsed(file, text, _CommandLine).current or ""
 
 
 def _read(file: Path, kind: type[FileT]) -> FileT:
     try:
-        return kind.model_validate_json(file.read_bytes())
+        text = file.read_bytes()
     except OSError as error:
-        raise EngineError(f"docker's settings cannot be read: {error.strerror}", where=str(file), hint=HINT) from error
+        raise _unreadable(file, error.strerror) from error
+    return _parsed(file, text, kind)
+
+
+def _parsed(file: Path, text: bytes, kind: type[FileT]) -> FileT:
+    try:
+        return kind.model_validate_json(text)
     except ValidationError as error:
-        reason = error.errors(include_url=False, include_input=False)[0]["msg"]
-        raise EngineError(f"docker's settings cannot be read: {reason}", where=str(file), hint=HINT) from error
+        raise _unreadable(file, error.errors(include_url=False, include_input=False)[0]["msg"]) from error
+
+
+def _unreadable(file: Path, reason: str | None) -> EngineError:
+    return EngineError(f"docker's settings cannot be read: {reason}", where=str(file), hint=HINT)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
 
@@ -26,11 +28,24 @@ class Encoded:
     def __init__(self, value: object) -> None:
         self.text = json.dumps(value, sort_keys=True, separators=(",", ":"))
 
+    @classmethod
+    def of_files(cls, contents: Mapping[str, bytes]) -> Encoded:
+        """Return the digests of contents by name. Nearly all files are the same in all packages."""
+        found = cls.__new__(cls)
+        found.text = f"{{{','.join([_member(name, contents[name]) for name in sorted(contents)])}}}"
+        return found
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Encoded) and self.text == other.text
 
     def __hash__(self) -> int:
         return hash(self.text)
+
+
+@lru_cache(maxsize=1024)
+def _member(name: str, data: bytes) -> str:
+    """Return the digest of a content as a member of an object in JSON."""
+    return f"{json.dumps(name)}:{json.dumps(digest(data))}"
 
 
 _MARK = f"{os.urandom(16).hex()}:"
@@ -60,9 +75,12 @@ def key(stage: str, material: Mapping[str, object], inputs: Mapping[str, str]) -
         separators=(",", ":"),
         default=stands_for,
     )
-    for number, part in enumerate(encoded):
-        text = text.replace(f'"{_MARK}{number}"', part)
-    return digest(text)[:32]
+    first, *others = text.split(f'"{_MARK}')
+    parts = [first]
+    for other in others:
+        number, _, rest = other.partition('"')
+        parts += [encoded[int(number)], rest]
+    return digest("".join(parts))[:32]
 
 
 @lru_cache(maxsize=8192)
@@ -70,8 +88,32 @@ def _file_digest(path: str, _changed: tuple[int, int]) -> str:
     return digest(Path(path).read_bytes())
 
 
+_seen: ContextVar[dict[str, str] | None] = ContextVar("_seen", default=None)
+"""The digests of the files that a block of `looking_once` has looked at."""
+
+
+@contextmanager
+def looking_once() -> Iterator[None]:
+    """Look at each file once while the block runs: for keys of many nodes at one moment, of which nothing is made."""
+    token = _seen.set({})
+    try:
+        yield
+    finally:
+        _seen.reset(token)
+
+
 def file_digest(path: Path | str) -> str:
     """Return the digest of a file's bytes. It is computed again only if the file's time or size has changed."""
+    seen = _seen.get()
+    if seen is None:
+        return _digest_now(path)
+    name = str(path)
+    if name not in seen:
+        seen[name] = _digest_now(name)
+    return seen[name]
+
+
+def _digest_now(path: Path | str) -> str:
     status = os.stat(path)  # noqa: PTH116  # this is asked for thousands of times
     return _file_digest(str(path), (status.st_mtime_ns, status.st_size))
 

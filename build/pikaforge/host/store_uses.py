@@ -19,6 +19,14 @@ from pikaforge.host.run_id import RunId
 BEGIN = ".uses-"
 
 
+def keys(folder: Path) -> frozenset[str]:
+    """Return the keys under which the folder of a stage has entries, good or bad."""
+    try:
+        return frozenset(os.listdir(folder))  # noqa: PTH208  # names are wanted, of thousands
+    except (FileNotFoundError, NotADirectoryError):
+        return frozenset()
+
+
 class Uses:
     """The entries that this process uses."""
 

@@ -100,10 +100,16 @@ def filled(template: Path, words: Mapping[str, str]) -> str:
 
     The values are names by the model's patterns: nothing is quoted.
     """
-    text, named = _template(template)
-    for word, value in words.items():
-        if word in named:
-            text = text.replace(f"@{word}@", value)
+    _, named = _template(template)
+    return _filled(template, tuple((word, value) for word, value in words.items() if word in named))
+
+
+@lru_cache(maxsize=256)
+def _filled(template: Path, words: tuple[tuple[str, str], ...]) -> str:
+    """Return the text with the words that are in it. Many packages have the same ones."""
+    text, _ = _template(template)
+    for word, value in words:
+        text = text.replace(f"@{word}@", value)
     return text
 
 

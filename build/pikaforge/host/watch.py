@@ -31,8 +31,10 @@ KNOWN = ("/proc/cpuinfo", "/proc/sys/kernel/random/boot_id", "/proc/self/", "/de
 class Reads:
     """What a process has looked at since a moment. Calls come from several threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, after: Reads | None = None) -> None:
         self.began = time.time_ns()
+        self.after = after
+        """What this process has looked at before: it may remember some of that, and not look at it again."""
         self.cwd = os.getcwd()  # noqa: PTH109
         self.files: dict[str, bool] = {}
         """Absolute paths of files that were opened to be read, with whether they were there."""
@@ -82,13 +84,17 @@ def current() -> Reads | None:
 
 
 @contextmanager
-def watching() -> Iterator[Reads]:
-    """Watch what is read while the block runs."""
+def watching(*, after: Reads | None = None) -> Iterator[Reads]:
+    """Watch what is read while the block runs.
+
+    Args:
+        after: what was read before by the same process.
+    """
     global _current, _hooked  # noqa: PLW0603  # the hook is this process's, and Python has no way to remove it
     if not _hooked:
         sys.addaudithook(_hook)
         _hooked = True
-    _current, before = Reads(), _current
+    _current, before = Reads(after), _current
     try:
         yield _current
     finally:
@@ -116,6 +122,12 @@ def note_folders(folders: Iterable[Path]) -> None:
     if _current is not None:
         for folder in folders:
             _current.listed(str(folder))
+
+
+def note_path(path: Path) -> None:
+    """Take note of a file or folder of which it counts only whether it is there."""
+    if _current is not None:
+        _current.read(str(path))
 
 
 def doubt(why: str) -> None:

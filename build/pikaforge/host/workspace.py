@@ -129,11 +129,14 @@ class Workspace:
 def guest_digests(home: Path, names: Sequence[str]) -> dict[str, str]:
     """Return digests of guest scripts as key material, with those of every job among them."""
     folder = home / GUEST
-    if not folder.is_dir():
+    try:
+        return files_digest(folder, [*COMMON, *names])
+    except FileNotFoundError:
+        if folder.is_dir():
+            raise
         raise HostError(
             f"{folder} is missing", hint="the tool works from its checkout: clone it and run `bash setup.sh` there"
-        )
-    return files_digest(folder, [*COMMON, *names])
+        ) from None
 
 
 def read_facts(path: Path) -> dict[str, list[tuple[str, ...]]]:

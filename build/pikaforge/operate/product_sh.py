@@ -6,8 +6,12 @@ import re
 from collections.abc import Mapping
 
 from pikaforge.config.product import Product, Server
+from pikaforge.host.memo import for_last
 
 HIGHEST_PORT = 65535
+HEAD = "# shellcheck shell=sh disable=SC2034\n# Made from the product's entry in matrix.yaml.\n"
+OF_THE_PACKAGE = ("model", "target", "image")
+"""Variables that differ from package to package."""
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -25,26 +29,34 @@ def variables(server: Server) -> tuple[str, ...]:
     return (*found, "DATA") if needs_data else found
 
 
-def product_sh(product: Product, server: Server, words: Mapping[str, str]) -> str:
+def product_sh(product: Product, words: Mapping[str, str]) -> str:
     """Return the text of utils/lib/product.sh.
 
     Args:
-        product: what is packed.
-        server: its server.
+        product: what is packed; it has a server.
         words: MODEL, TARGET and IMAGE of the package.
 
     Raises:
         ValueError: a value has a control character.
     """
+    lines = dict(_lines(product))
+    for name in OF_THE_PACKAGE:
+        lines[name] = _line(name, words[name.upper()])
+    return HEAD + "".join(lines.values())
+
+
+@for_last
+def _lines(product: Product) -> Mapping[str, str]:
+    """Return the lines by their variables; those of the package are empty."""
+    server = product.server
+    assert server is not None  # see `product_sh`
     operate, conf = server.operate, server.conf
     clients, passwords = (operate.clients, operate.passwords) if operate is not None else (None, None)
     values = {
         "product": product.name,
         "version": product.version,
         "release": product.release,
-        "model": words["MODEL"],
-        "target": words["TARGET"],
-        "image": words["IMAGE"],
+        **dict.fromkeys(OF_THE_PACKAGE, ""),
         "shipped": conf.path if conf is not None else "",
         "separator": conf.separator if conf is not None else "",
         "offsets": " ".join(map(str, sorted({0, *server.offsets}))),
@@ -66,8 +78,11 @@ def product_sh(product: Product, server: Server, words: Mapping[str, str]) -> st
         "key_user": (passwords.user or "") if passwords is not None else "",
         "key_master": (passwords.master or "") if passwords is not None else "",
     }
-    head = "# shellcheck shell=sh disable=SC2034\n# Made from the product's entry in matrix.yaml.\n"
-    return head + "".join(f"{name}={quoted(value)}\n" for name, value in values.items())
+    return {name: _line(name, value) for name, value in values.items()}
+
+
+def _line(name: str, value: str) -> str:
+    return f"{name}={quoted(value)}\n"
 
 
 def quoted(value: str) -> str:

@@ -44,7 +44,7 @@ def rendered(product: Product, words: Mapping[str, str]) -> dict[str, bytes]:
         return {}
     words = {**words, **_words(server)}
     unit = f"systemd/{product.name}@.service"
-    contents = {**_of_all_packages(product), f"{LIBRARY}/product.sh": product_sh(product, server, words).encode()}
+    contents = {**_of_all_packages(product), f"{LIBRARY}/product.sh": product_sh(product, words).encode()}
     if server.operate is None:
         contents[unit] = filled(UNIT, words).encode()
         return contents

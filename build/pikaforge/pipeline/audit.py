@@ -6,12 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
-from pikaforge.audit import audit, audit_result
+from pikaforge.audit import audit_result
 from pikaforge.audit.audit_record import AuditRecord
 from pikaforge.audit.audit_result import AuditResult, Rules
 from pikaforge.audit.distribution import Distribution, PackagedRecord
 from pikaforge.audit.finding import LineRecord
-from pikaforge.audit.isa.worker_pool import at_most
 from pikaforge.audit.judge_allocator import AllocatorRules
 from pikaforge.audit.judge_instructions import WAIVERS
 from pikaforge.audit.judge_linkage import LinkageRules
@@ -94,7 +93,7 @@ def distribution(baseline: str, bundled: Sequence[BundledLibrary], record: Libra
 def material(spec: Spec, cell: Cell, *, today: date) -> dict[str, object]:
     """Return the key material: rules, tables, decoder, and which waivers have expired."""
     rules = _rules(spec, cell, maxima={}, forbidden=())
-    return audit.material(rules, target=cell.target, flags_used=cell.flags, today=today)
+    return audit_result.material(rules, target=cell.target, flags_used=cell.flags, today=today)
 
 
 def make(
@@ -128,6 +127,9 @@ def make(
         libraries=allocator.read(AllocatorFacts).libraries if allocator is not None else None,
         distribution=distribution(spec.images[cell.image].baseline, facts.bundled, libraries.read(image)),
     )
+    from pikaforge.audit import audit  # noqa: PLC0415  # what decodes; keys and records need none of it
+    from pikaforge.audit.isa.worker_pool import at_most  # noqa: PLC0415
+
     with workspace.store.scratch() as scratch, at_most(workspace.jobs):
         verdict = audit.audit_compiled(
             compiled.files["tree.tar"],

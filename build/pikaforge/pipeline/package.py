@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from pikaforge.attest.contents import contents_of
 from pikaforge.audit.audit_record import AuditRecord
 from pikaforge.config import compilers, families
 from pikaforge.config.product import Product
-from pikaforge.config.scalars import Strict
+from pikaforge.config.scalars import Strict, plain
 from pikaforge.config.schema import Image, Spec
 from pikaforge.errors import StageError, StageFailure
 from pikaforge.formats import payload
@@ -55,10 +55,6 @@ def _payload(spec: Spec, cell: Cell, others: Offers, features: Sequence[str] | N
     )
 
 
-_digest = lru_cache(maxsize=1024)(hashing.digest)
-"""Nearly all files are the same in all packages."""
-
-
 def material(spec: Spec, cell: Cell, home: Path, *, others: Offers) -> dict[str, object]:
     """Return the key material: what goes into the package, and is not in the results that it is made from."""
     wanted = spec.images[cell.image].formats
@@ -67,17 +63,38 @@ def material(spec: Spec, cell: Cell, home: Path, *, others: Offers) -> dict[str,
         "cell": cell.id,
         "wanted": cell.wanted,
         "cpus": list(spec.hardware[cell.model].cpus),
-        "payload": {name: _digest(data) for name, data in _payload(spec, cell, others).contents.items()},
+        "payload": hashing.Encoded.of_files(_payload(spec, cell, others).contents),
         "allocator": [kind.name, kind.licence, kind.url] if kind.own else [],
-        "system": _system(spec.images[cell.image]),
         "formats": list(wanted),
-        "scripts": guest_digests(home, sorted({script for name in wanted for script in of(name).scripts})),
-        "makers": {name: dict(of(name).material()) for name in wanted},
+        "scripts": guest_digests(home, _scripts(wanted)),
         "packers": _packers(),
         "product": _about(spec.product),
-        "compilers": compilers.facts(spec, cell.image),
         "manifest": MANIFEST_FORMAT,
+        **_of_images(spec)(cell.image),
     }
+
+
+@lru_cache(maxsize=64)
+def _scripts(wanted: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of the guest scripts of some formats."""
+    return tuple(sorted({script for name in wanted for script in of(name).scripts}))
+
+
+@for_last
+def _of_images(spec: Spec) -> Callable[[str], Mapping[str, hashing.Encoded]]:
+    """Return what returns the key material that all packages of an image have in common."""
+
+    @cache
+    def of_image(name: str) -> Mapping[str, hashing.Encoded]:
+        image = spec.images[name]
+        found = {
+            "system": _system(image),
+            "makers": {each: dict(of(each).material()) for each in image.formats},
+            "compilers": compilers.facts(spec, name),
+        }
+        return {part: hashing.Encoded(value) for part, value in found.items()}
+
+    return of_image
 
 
 @lru_cache(maxsize=1)
@@ -90,7 +107,7 @@ def _packers() -> hashing.Encoded:
 def _about(product: Product) -> hashing.Encoded:
     """Return what packages say of a product."""
     said = {"name", "version", "release", "summary", "description", "licence", "url", "maintainer"}
-    return hashing.Encoded(product.model_dump(mode="json", include=said))
+    return hashing.Encoded({name: plain(getattr(product, name)) for name in said})
 
 
 def _system(image: Image) -> list[object]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from dataclasses import replace
 from functools import partial
@@ -14,6 +14,7 @@ from pikaforge.errors import ForgeError, FullDiskError, HostError
 from pikaforge.host import hashing, process, watch
 from pikaforge.host.disk import full_disk_errors
 from pikaforge.host.store import Result
+from pikaforge.host.store_uses import keys
 from pikaforge.host.workspace import UsedMemory, Workspace
 from pikaforge.pipeline import shared
 from pikaforge.pipeline.image.facts import ImageStageFacts
@@ -42,6 +43,8 @@ class Pipeline:
         self._workspace = workspace
         self._request = request
         self._context = RunContext.of(workspace, request)
+        self._viewed: dict[str, tuple[str, Mapping[str, str]]] = {}
+        """Of nodes whose results were stored when `views` was called: the key, and what stood for their needs then."""
 
     @property
     def context(self) -> RunContext:
@@ -114,14 +117,30 @@ class Pipeline:
             plan: the plan.
             engine_answers: says whether the engine answers; it is called if the presence of an image matters.
         """
+        with hashing.looking_once():
+            return list(self._views(plan, engine_answers))
+
+    def _views(self, plan: Plan, engine_answers: Callable[[], bool]) -> Iterator[View]:
+        store, stored = self._workspace.store, dict[str, frozenset[str]]()
         results: dict[str, Result] = {}
         made: dict[str, str] = {}
         missing: set[str] = set()
-        views = []
+        standing: dict[tuple[str, bool], str] = {}  # hundreds of packages ask for the same
+
+        def stands_for(need: str, node: Node) -> str:
+            if need not in results:
+                return made[need]
+            place = (need, results[need].stage in stage_of(node).reads)
+            if place not in standing:
+                standing[place] = self._stands_for(node, results[need])
+            return standing[place]
+
         for node in plan.nodes:
-            known = {n: self._stands_for(node, results[n]) if n in results else made[n] for n in node.needs}
+            known = {need: stands_for(need, node) for need in node.needs}
             key, material = self._key(node, known, offline=True)
-            result = self._workspace.store.peek(node.stage, key)
+            if node.stage not in stored:  # to look at thousands of entries that are not there takes longer
+                stored[node.stage] = keys(store.root / node.stage)
+            result = store.peek(node.stage, key) if key in stored[node.stage] else None
             absent = [need for need in node.needs if need in missing]
             if result is not None:
                 watch.note_folders(path.parent for path in result.files.values())
@@ -138,8 +157,9 @@ class Pipeline:
                 missing.add(node.id)
             else:
                 results[node.id] = result
-            views.append(View(node=node, key=key, cached=result is not None, why=why))
-        return views
+                if not node.twin:
+                    self._viewed[node.id] = key, known
+            yield View(node=node, key=key, cached=result is not None, why=why)
 
     # ---- running
 
@@ -207,6 +227,8 @@ class Pipeline:
         key = ""
         try:
             known = {need: self._stands_for(node, result) for need, result in inputs.items()}
+            if (found := self._as_viewed(node, known, events)) is not None:
+                return found
             key, material = self._key(node, known, offline=False)
             waits = partial(events.notice, WAITS.format(node.id))
             with full_disk_errors(self._workspace.out), self._workspace.store.making(node.stage, key, waits):
@@ -226,6 +248,20 @@ class Pipeline:
         finally:
             self._notice_pins(events)
         return NodeOutcome(node=node, status="done", key=key, result=result, seconds=time.monotonic() - start)
+
+    def _as_viewed(self, node: Node, known: Mapping[str, str], events: Events) -> NodeOutcome | None:
+        """Return the outcome with the result that `views` has found stored; None if it cannot be taken any more.
+
+        The key is the one of then, if what the node needs is what it was.
+        """
+        key, needs = self._viewed.pop(node.id, ("", {}))
+        if not key or needs != known:
+            return None
+        result, _ = self._workspace.store.get(node.stage, key)
+        if result is None or self._lost(node, result, engine_answers=lambda: True):
+            return None  # it is made anew, and that is said there
+        self._notice_remarks(node, result, events, fresh=False)
+        return NodeOutcome(node=node, status="cached", key=key, result=result)
 
     def _notice_remarks(self, node: Node, result: Result, events: Events, *, fresh: bool) -> None:
         for remark in stage_of(node).remarks(result, self._context, fresh=fresh):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from pathlib import Path
 
 from pikaforge.host import hashing
@@ -38,6 +39,13 @@ def old_names(path: Path, shown: str) -> str:
 
 def digest(path: Path) -> str:
     """Return the digest of what of a recipe decides the result of a compilation."""
+    status = path.stat()
+    return _digest(path, (status.st_mtime_ns, status.st_size))
+
+
+@lru_cache(maxsize=16)
+def _digest(path: Path, _changed: tuple[int, int]) -> str:
+    """Return the digest; it is computed again only if the file's time or size has changed."""
     text = path.read_bytes().decode("latin-1")  # each byte is a letter, so that nothing is lost
     return hashing.digest(effective(text).encode("latin-1"))
 

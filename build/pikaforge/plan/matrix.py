@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 
 from pikaforge.config import families
 from pikaforge.config.scalars import EVERYTHING
 from pikaforge.config.schema import Rule, Spec
 from pikaforge.cpu import microarch
 from pikaforge.host.machine import os_release
+from pikaforge.host.memo import for_last
 from pikaforge.plan import allocators
 from pikaforge.plan.cells import Cell
 
@@ -62,6 +64,16 @@ def combinations(spec: Spec) -> Combinations:
 
 def cell_of(spec: Spec, triple: Triple) -> Cell:
     """Return the cell of a model, an image and an allocator, with its target and flags."""
+    return _cells(spec)(triple)
+
+
+@for_last
+def _cells(spec: Spec) -> Callable[[Triple], Cell]:
+    """Return what returns cells; each is made once. A plan of all of them asks for each three times."""
+    return cache(partial(_new_cell, spec))
+
+
+def _new_cell(spec: Spec, triple: Triple) -> Cell:
     model, image, allocator = triple
     wanted = microarch.common_target(spec.hardware[model].cpus)
     entry = spec.images[image]
@@ -82,9 +94,15 @@ def cell_of(spec: Spec, triple: Triple) -> Cell:
         wanted=wanted,
         target=target,
         flags=built.flags,
-        problem=_joined(problem, allocators.problem(spec, image, allocator)),
-        remark=_joined(remark, allocators.remark(spec, image, allocator)),
+        problem=_joined(problem, _said(spec)(image, allocator)[0]),
+        remark=_joined(remark, _said(spec)(image, allocator)[1]),
     )
+
+
+@for_last
+def _said(spec: Spec) -> Callable[[str, str], tuple[str, str]]:
+    """Return what returns problem and remark of an image and an allocator, which all models have in common."""
+    return cache(lambda image, name: (allocators.problem(spec, image, name), allocators.remark(spec, image, name)))
 
 
 def _joined(*texts: str) -> str:

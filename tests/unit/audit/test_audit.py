@@ -16,8 +16,8 @@ import pytest
 from unit import elf_files as ef
 
 from pikaforge.audit.allowed_features import Allowed, from_macros
-from pikaforge.audit.audit import audit_compiled, audit_paths, material
-from pikaforge.audit.audit_result import AuditResult, Rules, demangled
+from pikaforge.audit.audit import audit_compiled, audit_paths
+from pikaforge.audit.audit_result import AuditResult, Rules, demangled, material
 from pikaforge.audit.judge_linkage import LinkageRules
 from pikaforge.config.waiver import Waiver
 from pikaforge.errors import AuditError

@@ -5,14 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from datetime import date
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 from unit.helpers import ROOT, make_matrix
 
 from pikaforge.config import kept, load
 from pikaforge.config.patch_series import Series
+from pikaforge.config.scalars import plain
 from pikaforge.config.schema import Spec
 from pikaforge.errors import ConfigError
 
@@ -168,3 +172,65 @@ def test_mistakes_are_reported_each_time_and_nothing_is_kept(matrix: Path, read:
     with pytest.raises(ConfigError, match="no such file"):
         read()
     assert not (matrix.parent / "out" / "answers").exists()
+
+
+@pytest.fixture
+def tool(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What is known of the tool is looked at anew."""
+    kept._tool.cache_clear()
+    yield
+    monkeypatch.undo()
+    kept._tool.cache_clear()
+
+
+@pytest.mark.usefixtures("tool")
+def test_the_folder_of_the_call_is_no_part_of_the_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digests = set()
+    for name in ("one", "two"):
+        folder = tmp_path / name
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "path", [str(folder), *sys.path[1:]])
+        for _ in range(2):
+            kept._tool.cache_clear()
+            digests.add(kept._tool())
+            (folder / "matrix.yaml").touch()  # as editors do, which rename
+    assert len(digests) == 1
+    libraries = tmp_path / "site-packages"
+    libraries.mkdir()
+    monkeypatch.setattr(sys, "path", [*sys.path, str(libraries)])
+    kept._tool.cache_clear()
+    digests.add(kept._tool())
+    (libraries / "pydantic-3.dist-info").mkdir()
+    os.utime(libraries, ns=(1, 1))
+    kept._tool.cache_clear()
+    digests.add(kept._tool())
+    assert len(digests) == 3
+
+
+def _parts(value: object) -> Iterator[BaseModel]:
+    if isinstance(value, BaseModel):
+        yield value
+        for name in type(value).model_fields:
+            yield from _parts(getattr(value, name))
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from _parts(each)
+    elif isinstance(value, tuple):
+        for each in value:
+            yield from _parts(each)
+
+
+@pytest.mark.parametrize("path", [ROOT / "matrix.yaml", *sorted((ROOT / "tests" / "products").glob("*/matrix.yaml"))])
+def test_keys_are_made_of_what_pydantic_would_say(path: Path) -> None:
+    spec = load.load(path)
+    for part in _parts(spec):
+        assert plain(part) == part.model_dump(mode="json")
+        assert plain(part, only_given=True) == part.model_dump(mode="json", exclude_unset=True)
+
+
+def test_what_specifications_do_not_have_is_refused() -> None:
+    assert plain((1, {"a": date(2026, 1, 2)}, None)) == [1, {"a": "2026-01-02"}, None]
+    for value in (b"", {1}, object(), Path()):
+        with pytest.raises(TypeError):
+            plain(value)

@@ -12,7 +12,7 @@ import pytest
 from unit.helpers import refusal
 
 from pikaforge.errors import HostError
-from pikaforge.host import connection, machine
+from pikaforge.host import connection, machine, watch
 from pikaforge.host.connection import environment
 from pikaforge.host.docker import DockerEngine
 from pikaforge.host.docker_context import with_context
@@ -49,6 +49,12 @@ def test_the_current_one(config: Path) -> None:
         {"HOME": "/x", "DOCKER_CONFIG": f"{config}"},
     ):
         assert environment(given) == {**given, "DOCKER_HOST": ADDRESS}
+
+
+def test_who_watches_knows_that_settings_were_looked_for(tmp_path: Path) -> None:
+    with watch.watching() as seen:
+        assert "DOCKER_HOST" not in with_context({"HOME": str(tmp_path)})
+    assert seen.files == {str(tmp_path / ".docker" / "config.json"): False}
 
 
 def test_the_order_is_dockers(config: Path) -> None:

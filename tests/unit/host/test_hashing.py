@@ -119,3 +119,29 @@ def test_tree_digest_does_not_see_time_place_and_other_modes(tmp_path: Path) -> 
     (second / "one").chmod(0o640)
     (second / "empty").mkdir()
     assert hashing.tree_digest(first) == hashing.tree_digest(second)
+
+
+def test_the_digests_of_files_are_as_they_would_be_one_by_one() -> None:
+    contents = {"utils/b.sh": b"1", "utils/a": b"2", "utils/a-b": b"1", 'with "quotes" and ü': b""}
+    wanted = hashing.Encoded({name: hashing.digest(data) for name, data in contents.items()})
+    assert hashing.Encoded.of_files(contents) == wanted
+    assert hashing.Encoded.of_files({}) == hashing.Encoded({})
+
+
+def test_many_encoded_values_in_one_key() -> None:
+    values = [{"a": number, "text": f'"{number}"'} for number in range(12)]
+    encoded = {f"part{number}": hashing.Encoded(value) for number, value in enumerate(values)}
+    plain = {f"part{number}": value for number, value in enumerate(values)}
+    assert hashing.key("compile", {"x": 1, **encoded}, INPUTS) == hashing.key("compile", {"x": 1, **plain}, INPUTS)
+
+
+def test_a_file_is_looked_at_once_in_a_block_alone(tmp_path: Path) -> None:
+    path = tmp_path / "script.sh"
+    path.write_bytes(b"one")
+    with hashing.looking_once():
+        first = hashing.file_digest(path)
+        path.write_bytes(b"three")
+        assert hashing.file_digest(str(path)) == first
+    assert hashing.file_digest(path) == hashing.digest(b"three")
+    with hashing.looking_once():
+        assert hashing.file_digest(path) == hashing.digest(b"three")

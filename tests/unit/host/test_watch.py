@@ -97,3 +97,11 @@ def test_temporary_folders_are_no_inputs(tmp_path: Path) -> None:
     assert seen.files == {}
     assert seen.folders == set()
     assert seen.doubts == []
+
+
+def test_what_only_has_to_be_there_is_noted(tmp_path: Path) -> None:
+    watch.note_path(tmp_path / "logs")  # nobody watches
+    with watch.watching() as seen:
+        watch.note_path(tmp_path / "logs")
+        watch.note_path(tmp_path)
+    assert seen.files == {str(tmp_path / "logs"): False, str(tmp_path): True}

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from unit.helpers import FakeEngine, make_workspace
 
-from pikaforge.attest.provenance import Builder, builder_in, builds_release
+from pikaforge.attest.provenance import Builder, builder_in
 from pikaforge.cli import arguments
 from pikaforge.cli.context import Context
 from pikaforge.host import compiler_cache as caches
+from pikaforge.host.release import builds_release
 from pikaforge.host.store import Result
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline import compiler_cache

@@ -25,7 +25,7 @@ from pikaforge.errors import ConfigError, HostError, StageError
 from pikaforge.host.confinement import NOBODY
 from pikaforge.host.job import CannotServe, Executed, Input, RunningServer, ServerJob
 from pikaforge.host.workspace import Workspace
-from pikaforge.pipeline.smoke import multi_server, smoke
+from pikaforge.pipeline.smoke import multi_server, resp, smoke
 from pikaforge.pipeline.smoke.multi_server import CheckVerdict, run_multi_server_check
 from pikaforge.pipeline.smoke.record import SmokeFacts, WayRecord
 from pikaforge.pipeline.smoke.resp import Connection, ErrorReply, Reply
@@ -647,7 +647,7 @@ def stage(tmp_path: Path, workspace: Workspace, site: Site, monkeypatch: pytest.
     def connect(host: str, port: int, *, timeout: float = 10.0) -> Line:
         return Line(site.memories[host])
 
-    monkeypatch.setattr(smoke, "Connection", connect)
+    monkeypatch.setattr(resp, "Connection", connect)
     shop = replace(workspace, engine=site)
     site.endings = {"smoke-version": Ending(log="demo 1"), "smoke-emulated-version": Ending(log="demo 1")}
 

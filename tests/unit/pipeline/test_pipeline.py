@@ -286,6 +286,41 @@ def test_a_change_remakes_only_what_depends_on_it(
     assert {n for n, s in _statuses(report).items() if s == "done"} == _after(plan, changed)
 
 
+def test_keys_of_what_is_stored_are_computed_once(
+    pipe: Scripted, plan: Plan, again: Callable[[], Scripted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe.execute(plan, Log())
+    computed: list[str] = []
+    key_of = Pipeline._key
+
+    def counted(self: Pipeline, node: Node, known: Mapping[str, str], *, offline: bool) -> tuple[str, Material]:
+        computed.append(node.id)
+        return key_of(self, node, known, offline=offline)
+
+    monkeypatch.setattr(Pipeline, "_key", counted)
+    run = again()
+    views = run.views(plan, engine_answers=lambda: True)
+    done = run.execute(plan, Log())
+    assert set(_statuses(done).values()) == {"cached"}
+    assert computed == [node.id for node in plan.nodes]
+    assert {view.node.id: view.key for view in views} == {id_: out.key for id_, out in done.outcomes.items()}
+    run.execute(plan, Log())
+    assert len(computed) == 2 * len(plan.nodes), "what was found then counts for one run"
+
+
+def test_what_has_changed_since_it_was_viewed_is_decided_again(
+    pipe: Scripted, plan: Plan, again: Callable[[], Scripted], workspace: Workspace
+) -> None:
+    pipe.execute(plan, Log())
+    run = again()
+    views = {view.node.id: view for view in run.views(plan, engine_answers=lambda: True)}
+    lost = next(view for id_, view in views.items() if id_.startswith("compile:"))
+    workspace.store.drop("compile", lost.key)
+    statuses = _statuses(run.execute(plan, Log()))
+    assert statuses[lost.node.id] == "done"
+    assert _statuses(again().execute(plan, Log()))[lost.node.id] == "cached"
+
+
 def test_a_result_that_comes_out_the_same_cuts_off_early(
     pipe: Scripted, plan: Plan, again: Callable[[], Scripted]
 ) -> None:

@@ -18,7 +18,7 @@ from pikaforge.host.confinement import Bounds
 from pikaforge.host.job import Executed, Input
 from pikaforge.host.store import Result
 from pikaforge.host.workspace import Workspace
-from pikaforge.pipeline.smoke import smoke
+from pikaforge.pipeline.smoke import resp, smoke
 from pikaforge.pipeline.smoke.endings import describe_end
 from pikaforge.pipeline.smoke.record import SmokeFacts, WayRecord
 from pikaforge.pipeline.smoke.resp import ErrorReply, Reply
@@ -121,7 +121,7 @@ class Wire:
 @pytest.fixture
 def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
     wire = Wire()
-    monkeypatch.setattr(smoke, "Connection", wire.connect)
+    monkeypatch.setattr(resp, "Connection", wire.connect)
     return wire
 
 

@@ -21,6 +21,7 @@ from unit.cell_results import result as stage_result
 from unit.helpers import Ending, FakeEngine, make_spec, make_workspace, members, the_cell
 
 from pikaforge.audit import audit as library
+from pikaforge.audit import audit_result
 from pikaforge.audit.audit_record import AuditRecord
 from pikaforge.audit.audit_result import AuditResult
 from pikaforge.audit.elf.code import code_digest
@@ -449,10 +450,10 @@ def test_the_key_follows_what_decides_the_verdict(changed: dict[str, Any]) -> No
 def test_the_key_follows_tables_decoder_and_judgement(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     before = key_material()
     with monkeypatch.context() as patched:
-        patched.setattr(library, "REVISION", library.REVISION + 1)
+        patched.setattr(audit_result, "REVISION", audit_result.REVISION + 1)
         assert key_material() != before
     with monkeypatch.context() as patched:
-        patched.setattr(library, "library_version", lambda name: f"another {name}")
+        patched.setattr(audit_result, "library_version", lambda name: f"another {name}")
         assert key_material() != before
     folder = features.FOLDER
     for name in features.TABLES:

@@ -26,12 +26,12 @@ from pikaforge.audit.isa.dispatch.known import Dispatcher
 from pikaforge.audit.isa.dispatch.search import Evidence
 from pikaforge.audit.isa.doubtful import Leads, judge_doubtful
 from pikaforge.audit.isa.opcodes import features_by_code
-from pikaforge.audit.isa.piece_scan import SHORT_OPERAND, look_inside
+from pikaforge.audit.isa.piece_scan import look_inside
 from pikaforge.audit.isa.ranges import GAP, NOWHERE, TABLE, CodeMap, read_map
 from pikaforge.audit.isa.scan_facts import FeatureHit, Given
 from pikaforge.audit.isa.swept import QUICK_BYTES
 from pikaforge.audit.isa.worker_pool import Chunk, WorkerPool, chunks, cores
-from pikaforge.cpu.features import INVALID
+from pikaforge.cpu.features import INVALID, SHORT_OPERAND
 
 ALONE_BYTES = 4 << 20
 """Bytes of code that one process decodes while others would start (0.2 s for Python and iced)."""

@@ -28,6 +28,7 @@ from pikaforge.audit.isa.ranges import GAP, PIECE_LIMIT, TABLE
 from pikaforge.audit.isa.scan_facts import Addresses, FeatureHit, Given, Scanned, Unit
 from pikaforge.audit.isa.table_pieces import runs_on, tables_in
 from pikaforge.audit.isa.worker_pool import Chunk
+from pikaforge.cpu.features import SHORT_OPERAND
 
 if TYPE_CHECKING:
     from iced_x86 import Instruction
@@ -38,9 +39,6 @@ BEGUN = tuple(b"\1" + bytes(length - 1) if length else b"" for length in range(L
 """A byte for each byte of an instruction, 1 for the first, by the instruction's length."""
 ALIGNED = 8
 """Bytes to which functions are aligned behind padding."""
-SHORT_OPERAND = "branch66"
-"""The id for branches with an operand-size prefix: Intel's CPUs ignore it, AMD's take an offset of 16 bits (AMD APM
-vol. 3, "Jcc"; Intel SDM vol. 2A, "Jcc")."""
 BRANCH_66 = re.compile(rb"\x66[\x26\x2e\x36\x3e\x64-\x66\xf2\xf3]*(?:\x0f[\x80-\x8f]|[\xe8\xe9])")
 
 

@@ -16,6 +16,7 @@ from pikaforge.cli.faces.opening import chosen_face, reporting
 from pikaforge.cli.faces.reporter import Reporter
 from pikaforge.cli.faces.reproduce import command_for, options_of
 from pikaforge.cli.plan_output import left_out
+from pikaforge.cli.unchanged import again
 from pikaforge.cli.unchanged.heard import HeardFace
 from pikaforge.cli.unchanged.keep import keep_build
 from pikaforge.cpu.emulation import Machine
@@ -39,13 +40,32 @@ if TYPE_CHECKING:
 def build(context: Context) -> int:
     """Run `build`; return the exit status."""
     heard = HeardFace(*chosen_face(context))
+    ended = _build(context, heard)
+    if ended is None:
+        return EXIT_DONE
+    keep_answer(context, ended, heard)
+    if ended.run.farm is None and ended.code == EXIT_DONE and again.is_worth_it(ended.made, len(ended.done.plan.nodes)):
+        again.build_again(context.argv, heard.name, partial(_once_more, context))
+    return ended.code
+
+
+def _once_more(context: Context, heard: HeardFace) -> None:
+    """Build what has just been built, and keep the answer."""
+    anew = Context(context.arguments, context.argv)
+    ended = _build(anew, heard)
+    if ended is not None:
+        keep_answer(anew, ended, heard)
+
+
+def _build(context: Context, heard: HeardFace) -> EndedBuild | None:
+    """Build; return what has run, or None if there was nothing to build."""
     with reporting(context, heard) as reporter, farm_of(context) as farm:
         cells = context.cells()
         if context.arguments.chunk and (text := left_out(context.cells_for_jobs())):
             reporter.warning(text)
         if not cells:  # of a chunk; selectors that select nothing are refused
             reporter.notice(f"there are fewer jobs than {context.arguments.chunk}: nothing is left for this one")
-            return EXIT_DONE
+            return None
         refuse_problems(cells)
         refuse_early(context, cells)
         run = prepare(context, reporter, farm)
@@ -65,16 +85,14 @@ def build(context: Context) -> int:
             status=code,
         )
         github.build_outputs(os.environ, context.dist, put.report, {cell.id for cell in cells})
-    if farm is None and not put.written and not run.left:
-        keep_answer(context, run.workspace, heard)
-    return code
+    return EndedBuild(run=run, done=done, written=put.written, code=code)
 
 
-def keep_answer(context: Context, workspace: Workspace, heard: HeardFace) -> None:
+def keep_answer(context: Context, ended: EndedBuild, heard: HeardFace) -> None:
     """Keep the answer of a run that has made nothing, if it is one that the next call may take."""
     seen = watch.current()
-    if seen is not None:
-        keep_build(workspace, seen, heard.events, face=heard.name, argv=context.argv)
+    if seen is not None and ended.run.farm is None and not ended.written and not ended.run.left:
+        keep_build(ended.run.workspace, seen, heard.events, face=heard.name, argv=context.argv)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +107,23 @@ class PreparedRun:
     """What makes nodes, if that is not this machine."""
     left: int = 0
     """What killed runs had left, and was removed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndedBuild:
+    """What a build has done."""
+
+    run: PreparedRun
+    done: Report
+    written: int
+    """Number of files that it has put into dist/ and that were not there yet."""
+    code: int
+    """The exit status."""
+
+    @property
+    def made(self) -> int:
+        """The number of nodes that it has made."""
+        return sum(outcome.status == "done" for outcome in self.done.outcomes.values())
 
 
 @contextmanager

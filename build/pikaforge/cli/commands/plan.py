@@ -7,7 +7,7 @@ import os
 import shlex
 from collections.abc import Sequence
 
-from pikaforge.cli import github, matrix_output, output, plan_output
+from pikaforge.cli import matrix_output, output, plan_output
 from pikaforge.cli.context import Context
 from pikaforge.cpu.emulation import Machine
 from pikaforge.errors import EXIT_CONFIG, EXIT_DONE, ConfigError, HostError
@@ -63,6 +63,8 @@ def _why(context: Context) -> str:
 
 def _print_github(context: Context, cells: Sequence[Cell]) -> None:
     """Print the matrix of a job as one line of JSON; in a step of GitHub Actions, set `matrix` and `jobs`, too."""
+    from pikaforge.cli import github  # noqa: PLC0415  # only jobs of GitHub need it
+
     limit = job_limit("github", context.arguments.chunks)
     matrix = github_matrix(cells, github.cache_keys(context, cells), limit=limit, runners=context.spec.runners)
     text = json.dumps(matrix)

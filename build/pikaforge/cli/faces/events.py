@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, RootModel
+from pydantic import ConfigDict, Field, RootModel
 
 from pikaforge.config.scalars import Strict
 from pikaforge.config.schema import schema_of
@@ -189,6 +189,8 @@ RunEvent: TypeAlias = (
 
 class EventLine(RootModel[Annotated[RunEvent, Field(discriminator="event")]]):
     """One line of `--json` of build and sweep."""
+
+    model_config = ConfigDict(defer_build=True)
 
 
 def schema() -> dict[str, object]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pikaforge.cli.unchanged import request, state
 from pikaforge.host import own_files
 
-FORMAT = 1
+FORMAT = 2
 OWNER = "org.pikaforge.owner"
 """The engine's label with the run id of what must not outlive its run; `host.sweeping` has the same."""
 

@@ -8,18 +8,18 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from pikaforge.cli import output
-from pikaforge.cli.faces.events import NodeEnded, NodeStarted, RunClosed, RunEvent
-from pikaforge.cli.faces.face import open_face
 from pikaforge.cli.unchanged import answer, request, state
 from pikaforge.host import engine_socket, leftovers, own_files
 from pikaforge.host.connection import sockets
 from pikaforge.host.watch import Reads, covered
 
 if TYPE_CHECKING:
+    from pikaforge.cli.faces.events import RunEvent
     from pikaforge.host.workspace import Workspace
 
 FACES = ("blocks", "board", "quiet", "json")
@@ -43,6 +43,8 @@ def keep_build(
         face: what has shown them.
         argv: the arguments of the call.
     """
+    from pikaforge.cli.faces.events import NodeEnded, NodeStarted, RunClosed  # noqa: PLC0415  # plans have none
+
     made = any(isinstance(e, NodeStarted) or (isinstance(e, NodeEnded) and e.status != "cached") for e in events)
     well = isinstance(events[-1], RunClosed) and events[-1].exit_status == 0
     if face not in FACES or made or not well:
@@ -89,6 +91,7 @@ def _keep(
     why = _objection(workspace, watch, argv)
     if why:
         return why
+    earlier = _earlier(workspace, watch)
     modules = sorted({file for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))})
     found = {
         "format": answer.FORMAT,
@@ -96,18 +99,47 @@ def _keep(
         "cpu": state.of_cpu(),
         "module_files": modules,
         "modules": state.of_modules(modules),
-        "files": {path: state.of_file(path) for path in sorted(watch.files)},
-        "folders": {path: state.of_folder(path) for path in sorted(watch.folders)},
+        "files": {path: state.of_file(path) for path in sorted({**watch.files, **earlier.files})},
+        "folders": {path: state.of_folder(path) for path in sorted({*watch.folders, *earlier.folders})},
         "engine": _engine(watch),
         "shown": shown,
         "status": status,
         **more,
     }
-    if changed := next(_changed(watch.files, [*watch.folders, *modules], watch.began), ""):
-        return f"{changed} has changed during the run"
+    changed = chain(
+        _changed(watch.files, watch.folders, watch.began),
+        _changed(earlier.files, [*earlier.folders, *modules], earlier.began),
+    )
+    if path := next(changed, ""):
+        return f"{path} has changed during the run"
     body = json.dumps(found, separators=(",", ":")).encode()
     own_files.write(request.path_of(argv, os.environ), body, most=MOST)
     return ""
+
+
+def _earlier(workspace: Workspace, watch: Reads) -> Reads:
+    """Return what this process has looked at before the run, and in the run no more because it remembers it.
+
+    Nothing that builds make is remembered: results, packages, what is in the cache of git. Temporary files are gone.
+    """
+    earlier = watch.after
+    if earlier is None:
+        return watch
+    made = tuple(f"{folder}/" for folder in (workspace.out, workspace.dist))
+
+    def counts(path: str) -> bool:
+        return not f"{path}/".startswith(made) and (os.path.lexists(path) or not _temporary(path))
+
+    left = Reads()
+    left.began = earlier.began
+    left.files = {path: there for path, there in earlier.files.items() if path not in watch.files and counts(path)}
+    left.folders = set(filter(counts, earlier.folders - watch.folders))
+    return left
+
+
+def _temporary(path: str) -> bool:
+    """Return whether a file was below a folder for temporary files."""
+    return any(path.startswith(f"{place}/") for place in leftovers.places())
 
 
 def _objection(workspace: Workspace, watch: Reads, argv: Sequence[str]) -> str:
@@ -148,6 +180,9 @@ def _changed(files: Mapping[str, bool], others: Iterable[str], began: int) -> It
 
 def _shown(events: Sequence[RunEvent], face: str) -> dict[str, object]:
     """Return what a face shows of events, where the run takes no time."""
+    from pikaforge.cli.faces.events import RunClosed  # noqa: PLC0415
+    from pikaforge.cli.faces.face import open_face  # noqa: PLC0415
+
     told = [event.model_copy(update={"seconds": 0.0}) if isinstance(event, RunClosed) else event for event in events]
     if face == "json":
         return {"events": [event.model_dump(mode="json") for event in told]}

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 HOME = __file__.rsplit("/", 5)[0]
 """The checkout, as `host.workspace` has it."""
 VERBS = ("build", "plan")
-IGNORED = frozenset({"_", "SHLVL", "OLDPWD", "PWD", "COLUMNS", "LINES"})
+IGNORED = frozenset({"_", "SHLVL", "OLDPWD", "PWD"})
 """Variables that differ from call to call and that nothing reads; all others count."""
 NEVER = ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY", "PIKAFORGE_SIGNING_KEY", "PIKAFORGE_OFFLINE")
 """Variables that make a build do something each time: outputs for a CI system, signatures, caches from a bundle."""
@@ -41,8 +41,12 @@ def out(argv: Sequence[str], environ: Mapping[str, str]) -> str:
 
 
 def path_of(argv: Sequence[str], environ: Mapping[str, str]) -> str:
-    """Return the path of the answer to a call. Each user has answers of their own."""
-    text = json.dumps([list(argv), folder_here(environ), os.geteuid()])
+    """Return the path of the answer to a call.
+
+    Each user, environment and reader has answers of their own: a call by nox, in a terminal or into a file is not in
+    the way of another one.
+    """
+    text = json.dumps(request(argv, environ))
     return f"{out(argv, environ)}/{FOLDER}/{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
 
 

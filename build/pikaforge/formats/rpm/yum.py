@@ -14,9 +14,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from xml.etree import ElementTree
 from xml.parsers import expat
-from xml.sax.saxutils import unescape
 
 from pikaforge.errors import PublishError
 from pikaforge.formats.rpm.rpm_file import RpmError, read_rpm
@@ -74,6 +72,8 @@ def digests(repomd: bytes) -> dict[str, str]:
     Raises:
         ValueError: it cannot be read, or names none.
     """
+    from xml.etree import ElementTree  # noqa: PLC0415  # only publications read metadata
+
     if b"<!" in repomd:  # there is no need for entities, which can be bombs
         raise ValueError("it has a document type or a comment")
     try:
@@ -122,6 +122,8 @@ def _known(before: Mapping[str, bytes], wanted: Collection[str]) -> dict[str, En
     """Return what the metadata before says of packages, by location."""
     if not wanted:
         return {}
+    from xml.sax.saxutils import unescape  # noqa: PLC0415  # it imports a client of HTTP
+
     parts = {kind: _entries(before, kind) for kind in KINDS}
     by_id = {kind: dict(zip(_all_found(PACKAGE_ID, parts[kind], kind), parts[kind], strict=True)) for kind in KINDS[1:]}
     filelists, other = (by_id[kind] for kind in KINDS[1:])

@@ -26,7 +26,7 @@ class ImageStageFacts(Strict):
     """The engine's name of the clean runtime image."""
     ids: Mapping[str, str] = {}
     """The engine's id of each image, by its name."""
-    os: OsReleaseFacts = OsReleaseFacts()
+    os: OsReleaseFacts = OsReleaseFacts.model_construct()
     gcc: str = ""
     """Version of the compiler."""
     packages: Mapping[str, tuple[tuple[str, str], ...]] = {}

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pikaforge.attest.describe import PROVENANCE_SUFFIX, SBOM_SUFFIX, SIGNATURE_SUFFIX
+from pikaforge.host import watch
 from pikaforge.host.pieces import write_pieces
 from pikaforge.host.text import one_line
 from pikaforge.pages.notation import LABELS, moment, natural
@@ -84,6 +85,8 @@ def write(page: Path, report: BuildReport, given: ReportPageSources) -> Path:
 def write_beside(file: Path, report: BuildReport, *, logs: Path | None) -> Path:
     """Write the page of a report beside its file; return its path."""
     target = file.with_name(name_of(file.name))
+    if logs is not None:
+        watch.note_path(logs)
     there = logs if logs is not None and logs.is_dir() else None
     return write(target, report, sources(target, report, logs=there))
 

@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pikaforge.config.product import Product
+from pikaforge.config.scalars import plain
 from pikaforge.config.schema import Spec
 from pikaforge.config.smoke_checks import Check
 from pikaforge.cpu import emulation
@@ -25,15 +27,17 @@ from pikaforge.host.text import clean
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline.image.facts import ImageStageFacts
 from pikaforge.pipeline.smoke.record import CheckRecord, SmokeFacts, WayRecord
-from pikaforge.pipeline.smoke.resp import Connection
-from pikaforge.pipeline.smoke.runner import SmokeRunner
-from pikaforge.pipeline.smoke.server import TreePlace, log_tail, read_conf
 from pikaforge.pipeline.stage import BaseStage, Inputs, Material, RunContext
 from pikaforge.plan import twins
 from pikaforge.plan.budget import Demand
 from pikaforge.plan.cells import Cell
 from pikaforge.plan.plan import EMULATOR_NODE, Node
 from pikaforge.plan.stages import Needs, Scope, Slot
+
+if TYPE_CHECKING:
+    from pikaforge.pipeline.smoke.resp import Connection
+    from pikaforge.pipeline.smoke.runner import SmokeRunner
+    from pikaforge.pipeline.smoke.server import TreePlace
 
 STAGE_NAME = "smoke"
 EMULATOR = "qemu-x86_64"
@@ -61,20 +65,26 @@ def material(spec: Spec, target: str = "", *, allocator: str = "none", emulator:
         "server": _server(spec.product),
         "allocator": allocator,
         "checks": _checks(spec.product)(allocator),
-        "emulation": [asdict(emulation.stand_for(target)) if target else {}, emulator],
+        "emulation": [_stand_in(target), emulator],
     }
+
+
+@cache
+def _stand_in(target: str) -> hashing.Encoded:
+    """Return how a target's CPU is emulated."""
+    return hashing.Encoded(asdict(emulation.stand_for(target)) if target else {})
 
 
 @for_last
 def _server(product: Product) -> hashing.Encoded:
     """Return how the server is started, which all trees have in common."""
-    return hashing.Encoded(product.server.model_dump(mode="json") if product.server is not None else None)
+    return hashing.Encoded(plain(product.server))
 
 
 @for_last
 def _checks(product: Product) -> Callable[[str], hashing.Encoded]:
     """Return what returns the checks of trees with a kind of allocator."""
-    data = [(check, check.model_dump(mode="json", exclude_unset=True)) for check in product.smoke]
+    data = [(check, plain(check, only_given=True)) for check in product.smoke]
 
     @cache
     def of(kind: str) -> hashing.Encoded:
@@ -219,6 +229,8 @@ class _SmokeRun:
         """Make the checks in one way, if it can be taken; return the record, and the error if they fail the stage."""
         if way.reason:
             return WayRecord(ran=False, reason=way.reason, cpu=way.cpu), None
+        from pikaforge.pipeline.smoke.runner import SmokeRunner  # noqa: PLC0415  # keys need none of it
+
         runner = SmokeRunner(self._workspace, self._place(way), checks)
         problem, status = runner.run()
         failed = [check for check in runner.records if check.failed and check.required]
@@ -236,6 +248,8 @@ class _SmokeRun:
         return record, self._error(record, failed, status, runner) if problem else None
 
     def _place(self, way: _Way) -> TreePlace:
+        from pikaforge.pipeline.smoke.server import TreePlace, read_conf  # noqa: PLC0415
+
         stem = f"{STAGE_NAME}-emulated" if way.cpu else STAGE_NAME
         place = TreePlace(
             engine=self._workspace.engine,
@@ -256,6 +270,8 @@ class _SmokeRun:
     def _error(
         self, way: WayRecord, failed: Sequence[CheckRecord], status: int | None, runner: SmokeRunner
     ) -> StageError:
+        from pikaforge.pipeline.smoke.server import log_tail  # noqa: PLC0415
+
         log = runner.place.log_path
         # If only multi-server checks have failed, the log of the shared server does not help.
         tail = [] if failed and {check.name for check in failed} <= runner.own else list(log_tail(log))
@@ -279,6 +295,8 @@ class _SmokeRun:
 
 
 def _connect(host: str, port: int, *, timeout: float = 10.0) -> Connection:
+    from pikaforge.pipeline.smoke.resp import Connection  # noqa: PLC0415
+
     return Connection(host, port, timeout=timeout)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, partial
 from typing import TYPE_CHECKING, cast
 
 from pikaforge.config.registry import ALLOCATORS
+from pikaforge.host.memo import for_last
 
 if TYPE_CHECKING:  # the schema needs the kinds, so these cannot import it
     from pikaforge.config.schema import Spec, Tarball
@@ -40,8 +41,19 @@ def sources(spec: Spec, image: str, allocator: str) -> Mapping[str, Tarball]:
 
 def adds_packages(spec: Spec, image: str, allocator: str) -> bool:
     """Return whether an allocator needs packages in an image that the product does not."""
-    added = partial(spec.added_packages, image, allocator)
-    return bool(added(purpose="build") or added(purpose="runtime"))
+    return _adds_packages(spec)(image, allocator)
+
+
+@for_last
+def _adds_packages(spec: Spec) -> Callable[[str, str], bool]:
+    """Return what returns that; each pair is looked at once."""
+
+    @cache
+    def of_pair(image: str, allocator: str) -> bool:
+        added = partial(spec.added_packages, image, allocator)
+        return bool(added(purpose="build") or added(purpose="runtime"))
+
+    return of_pair
 
 
 def problem(spec: Spec, image: str, allocator: str) -> str:

@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 from unit.helpers import FakeEngine, make_workspace
 
-from pikaforge.cli.faces.events import NodeEnded, RunClosed, RunEvent, RunNotice, RunOpened
-from pikaforge.cli.unchanged import answer, keep, request, state
+from pikaforge.cli.faces.events import NodeEnded, NodeStarted, RunClosed, RunEvent, RunNotice, RunOpened
+from pikaforge.cli.unchanged import again, answer, keep, request, state
+from pikaforge.cli.unchanged.heard import HeardFace
+from pikaforge.errors import HostError
 from pikaforge.host import ended_runs, engine_socket, leftovers, watch
 from pikaforge.host.run_id import RunId
 from pikaforge.host.watch import Reads
@@ -54,9 +56,16 @@ class Call:
         os.utime(self.folder)
         self.workspace: Workspace = replace(make_workspace(folder, engine), out=self.out, dist=self.dist, base=folder)
 
-    def keep(self, *, face: str = "blocks", events: tuple[RunEvent, ...] = EVENTS, doubts: tuple[str, ...] = ()) -> str:
+    def keep(
+        self,
+        *,
+        face: str = "blocks",
+        events: tuple[RunEvent, ...] = EVENTS,
+        doubts: tuple[str, ...] = (),
+        after: Reads | None = None,
+    ) -> str:
         """Keep the answer of a run that has looked at some files; why it is not kept."""
-        seen = Reads()
+        seen = Reads(after)
         seen.began = time.time_ns() + 10**10  # what the fixture has written was there long before
         seen.address = "unix:///run/engine.sock"
         seen.asked = {"/info": (200, ("NCPU",), engine_socket.chosen({"NCPU": 2}, ("NCPU",)))}
@@ -148,6 +157,8 @@ CHANGES: dict[str, Callable[[Call], object]] = {
     "both alike": lambda call: [_write(path, b"sama") for path in (call.package, call.stored)],
     "a package is longer": lambda call: _write(call.package, b"same and more"),
     "a package is gone": lambda call: call.package.unlink(),
+    "an input's mode": lambda call: call.input.chmod(0o755),
+    "the mode of a package": lambda call: call.package.chmod(0o600),
     "a further file in dist": lambda call: _write(call.dist / "debian12" / "SHA256SUMS.asc", b""),
     "the kept answer is damaged": lambda call: _write(call.file, call.file.read_bytes().replace(b"up to", b"not to")),
     "the kept answer is cut": lambda call: _write(call.file, call.file.read_bytes()[:-9]),
@@ -182,12 +193,24 @@ def test_the_same_bytes_written_anew_are_no_change(call: Call) -> None:
         ("PIKAFORGE_OFFLINE", "1"),
         ("GITHUB_OUTPUT", "/x"),
         ("LANG", "tlh"),
+        ("COLUMNS", "7"),
     ],
 )
 def test_another_environment_is_a_miss(call: Call, monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     assert call.keep() == ""
     monkeypatch.setenv(name, value)
     assert call.replay() is None
+
+
+def test_calls_in_two_environments_do_not_displace_each_other(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert call.keep() == ""
+    with monkeypatch.context() as patched:
+        patched.setenv("NOX_CURRENT_SESSION", "build")
+        assert call.replay() is None
+        assert call.keep() == ""
+        assert call.replay() == 0
+    assert call.replay() == 0
+    assert len(list(call.file.parent.glob("*.json"))) == 2
 
 
 def test_what_nothing_reads_is_no_other_environment(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,6 +350,89 @@ def test_what_changes_during_a_run_is_not_kept(call: Call) -> None:
     seen.read(str(call.input))
     call.input.unlink()
     assert "has changed" in keep.keep_build(call.workspace, seen, EVENTS, face="blocks", argv=call.argv)
+
+
+@pytest.fixture
+def earlier(call: Call) -> Reads:
+    """What the process has looked at before the run, long after it was written."""
+    seen = Reads()
+    seen.began = time.time_ns() + 10**10
+    (call.folder / "remembered").write_text("as it was")
+    seen.read(str(call.folder / "remembered"))
+    seen.listed(str(call.folder / "listed"))
+    return seen
+
+
+def test_what_the_process_remembers_is_compared_too(call: Call, earlier: Reads) -> None:
+    assert call.keep(after=earlier) == ""
+    assert call.replay() == 0
+    (call.folder / "remembered").write_text("as it is now")
+    assert call.replay() is None
+    (call.folder / "remembered").write_text("as it was")
+    assert call.replay() == 0
+    (call.folder / "listed").mkdir()
+    assert call.replay() is None
+
+
+def test_what_has_changed_since_it_was_remembered_is_not_kept(call: Call, earlier: Reads) -> None:
+    earlier.began = time.time_ns()
+    (call.folder / "remembered").write_text("written since")
+    assert "remembered has changed" in call.keep(after=earlier)
+    (call.folder / "remembered").unlink()
+    assert "remembered has changed" in call.keep(after=earlier), "it is no temporary file"
+
+
+def test_what_the_build_has_made_is_not_remembered(call: Call, earlier: Reads) -> None:
+    earlier.began = 0
+    for path in (call.out / "logs" / "a.log", call.dist, call.folder / "tmp" / "gone"):
+        earlier.read(str(path))
+    earlier.files = {path: True for path in earlier.files if "remembered" not in path}
+    earlier.folders.clear()
+    earlier.began = time.time_ns() + 10**10
+    assert call.keep(after=earlier) == ""
+    (call.out / "logs").mkdir()
+    (call.out / "logs" / "a.log").write_text("more")
+    assert call.replay() == 0
+
+
+def test_a_run_that_is_watched_again_makes_nothing() -> None:
+    face = again.SilentFace()
+    for event in EVENTS:
+        face.take(event)
+    started = NodeStarted(time=TIME, node="image:x", stage="image", label="x", cells=(), expected_seconds=None)
+    with pytest.raises(again.NotSettledError):
+        face.take(started)
+    with pytest.raises(again.NotSettledError):
+        HeardFace("blocks", face).take(started)
+
+
+@pytest.mark.parametrize("error", [again.NotSettledError(), HostError("gone"), OSError("full"), KeyboardInterrupt()])
+def test_whatever_prevents_a_second_look_is_no_harm(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in request.NEVER:
+        monkeypatch.delenv(name, raising=False)
+    looked: list[HeardFace] = []
+
+    def build(face: HeardFace) -> None:
+        looked.append(face)
+        seen = watch.current()
+        assert seen is not None
+        assert seen.after is first
+        raise error
+
+    again.build_again(["build", "R620"], "blocks", build)
+    assert looked == [], "nobody watches"
+    with watch.watching() as first:
+        again.build_again(["build", "R620"], "blocks", build)
+        assert watch.current() is first
+        again.build_again(["publish"], "blocks", build)
+    assert [face.name for face in looked] == ["blocks"]
+
+
+def test_a_second_look_costs_little_beside_what_was_made() -> None:
+    assert again.is_worth_it(1, 9)
+    assert again.is_worth_it(93, 1852)
+    assert not again.is_worth_it(1, 1852)
+    assert not again.is_worth_it(0, 9), "it has settled already, or has put packages into dist/ only"
 
 
 def test_an_out_that_the_parser_reads_in_another_way_is_not_kept(call: Call) -> None:
