@@ -17,7 +17,7 @@ from pikaforge.audit.isa.dispatch import references as references_module
 from pikaforge.audit.isa.dispatch.graph import NOT_REACHED, Graph
 from pikaforge.audit.isa.dispatch.graph_edges import read_graph
 from pikaforge.audit.isa.dispatch.references import Found, references
-from pikaforge.audit.isa.dispatch.rows import Addresses, Rows, is_in, row_of
+from pikaforge.audit.isa.dispatch.rows import AddressSet, Rows, is_in, row_of
 from pikaforge.audit.isa.ranges import NOWHERE, CodeMap, read_map
 from pikaforge.audit.isa.worker_pool import WorkerPool, chunks
 
@@ -121,7 +121,7 @@ def test_rows_and_addresses() -> None:
     rows = Rows(np.array([5, 3, 5, 9], np.uint64), np.array([7, 1, 2, 1 << 63], np.uint64))
     assert [list(rows.get(key)) for key in (3, 5, 9, 4, -1)] == [[1], [7, 2], [1 << 63], [], []]
     assert (3 in rows, 4 in rows) == (True, False)
-    held = Addresses(np.array([8, 2, 8, 5], np.uint64))
+    held = AddressSet(np.array([8, 2, 8, 5], np.uint64))
     assert (list(held), 5 in held, 6 in held, -1 in held) == ([2, 5, 8], True, False, False)
     assert (list(held.between(3, 8)), held.any_between(6, 8), held.any_between(-7, 3)) == ([5], False, True)
     starts, ends = np.array([2, 10], np.uint64), np.array([4, 12], np.uint64)

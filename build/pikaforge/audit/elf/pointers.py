@@ -16,7 +16,7 @@ from itertools import chain, takewhile
 from typing import NamedTuple
 
 from pikaforge.audit.elf.dynamic import DynamicSection
-from pikaforge.audit.elf.layout import PT_INTERP, PT_LOAD, Buffer, Layout, piece
+from pikaforge.audit.elf.layout import PT_INTERP, PT_LOAD, SHT_RELA, Buffer, Layout, piece, release
 from pikaforge.errors import AuditError
 
 DT_PLTRELSZ, DT_HASH, DT_STRTAB, DT_SYMTAB, DT_RELA, DT_RELASZ = 2, 4, 5, 6, 7, 8
@@ -69,7 +69,9 @@ def read_pointers(data: Buffer, layout: Layout, where: str) -> CodePointers:
     Raises:
         AuditError: it is truncated, or cannot be followed.
     """
-    return _Reader(data, layout, where).read()
+    found = _Reader(data, layout, where).read()
+    release(data)
+    return found
 
 
 def relative_relocations(data: Buffer, layout: Layout, where: str) -> tuple[int, int]:
@@ -105,6 +107,21 @@ def _relative(kinds: array[int]) -> int:
     if raw.startswith(one * count):  # the usual case: no loop over a million of them
         return count
     return sum(1 for _ in takewhile(R_X86_64_RELATIVE.__eq__, kinds))
+
+
+def irelative(data: Buffer, layout: Layout, where: str) -> Iterator[int]:
+    """Yield the addresses of ifunc resolvers by relocations, which stripped files have, too."""
+    for section in layout.sections:
+        if section.type == SHT_RELA and section.in_file and layout.bits == 64:
+            raw = piece(data, section.offset, section.size // _RELA.size * _RELA.size, "relocations", where)
+            kinds = set(array("Q", raw)[1::3])  # a million relocations have few types and symbols
+            for _, info, addend in _RELA.iter_unpack(raw if any(map(_is_irelative, kinds)) else b""):
+                if _is_irelative(info) and addend >= 0:
+                    yield addend
+
+
+def _is_irelative(info: int) -> bool:
+    return info & 0xFFFFFFFF == R_X86_64_IRELATIVE
 
 
 def import_places(data: Buffer, layout: Layout, where: str, names: Set[str]) -> set[int]:

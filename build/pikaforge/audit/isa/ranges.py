@@ -22,12 +22,12 @@ from pikaforge.audit.elf.closure_tables import read_tables
 from pikaforge.audit.elf.executable import Region
 from pikaforge.audit.elf.frames import read_frames
 from pikaforge.audit.elf.gopclntab import read_functions
-from pikaforge.audit.elf.layout import SHT_DYNSYM, SHT_RELA, SHT_SYMTAB, Buffer, Layout, piece, release, text
+from pikaforge.audit.elf.layout import SHT_DYNSYM, SHT_SYMTAB, Buffer, Layout, piece, release, text
+from pikaforge.audit.elf.pointers import irelative
 
 FUNCTION, FRAME, GAP, TABLE = 0, 1, 2, 3
 """Kinds of pieces: by a symbol, by the unwind table only, what is between them, and tables of data before functions."""
 STT_NOTYPE, STT_OBJECT, STT_FUNC, STT_GNU_IFUNC = 0, 1, 2, 10
-R_X86_64_IRELATIVE = 37
 SHN_UNDEF, SHN_LORESERVE = 0, 0xFF00
 NOWHERE = -1
 PIECE_LIMIT = 256 << 10
@@ -35,7 +35,6 @@ PIECE_LIMIT = 256 << 10
 within an instruction: `CodeMap.cuts` names the pieces that begin at one."""
 OBJECT_CLAIM = "a symbol declares it to be data"
 _SYMBOL = struct.Struct("<IBBHQQ")
-_RELA = struct.Struct("<QQq")
 LAST = (1 << 64) - 1
 """The last virtual address."""
 Ranges = tuple["array[int]", "array[int]"]
@@ -152,7 +151,7 @@ def read_map(
     symbols += [Symbol(start, end - start, STT_FUNC, 0, len(strings) + name) for start, end, name in go.ranges]
     strings += go.strings
     frames = read_frames(data, layout)
-    resolvers = {s.address for s in symbols if s.kind == STT_GNU_IFUNC} | set(_irelative(data, layout, where))
+    resolvers = {s.address for s in symbols if s.kind == STT_GNU_IFUNC} | set(irelative(data, layout, where))
     builder = _RegionCutter(symbols, strings, frames.ranges, read_tables(data, layout, regions))
     release(data)
     for region in regions:
@@ -184,21 +183,6 @@ def _symbols(data: Buffer, layout: Layout, regions: Sequence[Region], where: str
             weight = (1, 3, 2)[binding] if binding < 3 else 0
             found.append(Symbol(address, size, kind, weight, name))
     return found, strings
-
-
-def _irelative(data: Buffer, layout: Layout, where: str) -> Iterator[int]:
-    """Yield the addresses of ifunc resolvers by relocations, which stripped files have, too."""
-    for section in layout.sections:
-        if section.type == SHT_RELA and section.in_file and layout.bits == 64:
-            raw = piece(data, section.offset, section.size // _RELA.size * _RELA.size, "relocations", where)
-            kinds = set(array("Q", raw)[1::3])  # a million relocations have few types and symbols
-            for _, info, addend in _RELA.iter_unpack(raw if any(map(_is_irelative, kinds)) else b""):
-                if _is_irelative(info) and addend >= 0:
-                    yield addend
-
-
-def _is_irelative(info: int) -> bool:
-    return info & 0xFFFFFFFF == R_X86_64_IRELATIVE
 
 
 def _merged(ranges: Iterable[tuple[int, int]]) -> Ranges:

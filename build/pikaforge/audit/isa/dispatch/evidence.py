@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pikaforge.audit.elf.dynamic import DT_NEEDED, DynamicSection
-from pikaforge.audit.elf.layout import ET_DYN, ET_EXEC, PT_INTERP, Buffer, mapped, read_layout, release
+from pikaforge.audit.elf.layout import ET_DYN, ET_EXEC, PT_INTERP, Buffer, mapped, read_layout
 from pikaforge.audit.elf.pointers import read_pointers
 from pikaforge.audit.isa.dispatch import known as known_table
 from pikaforge.audit.isa.dispatch.fixed import with_fixed
@@ -69,7 +69,6 @@ def find_evidence(
             if layout.type not in (ET_DYN, ET_EXEC) or not open_ or read:
                 return {**_trusted(wanted, known), **found}
             pointers = read_pointers(data, layout, str(path))
-            release(data)
             asked = frozenset(asking)
             near = _near(Nearby(path, data, layout, code=code, given=pointers, asking=asked), code, wanted, pool)
             found = {key: evidence for key, evidence in found.items() if key[1] == INVALID} | near

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pikaforge.audit.elf.layout import PT_LOAD, Buffer, Layout
-from pikaforge.audit.isa.dispatch.rows import EMPTY, Addresses, Rows, is_in, numbers
+from pikaforge.audit.isa.dispatch.rows import EMPTY, AddressSet, Rows, is_in, numbers
 from pikaforge.audit.isa.ranges import LAST, NOWHERE, CodeMap
 
 if TYPE_CHECKING:
@@ -103,11 +103,11 @@ class Graph:
     through: NDArray[np.bool_]
     """Whether a piece may run on into the next one."""
     given: frozenset[int]
-    """Addresses that others may use from the start; see `CodePointers`."""
+    """AddressSet that others may use from the start; see `CodePointers`."""
     resolvers: frozenset[int]
-    """Addresses of ifunc resolvers."""
+    """AddressSet of ifunc resolvers."""
     objects: array[int]
-    """Addresses at which objects of data begin, ascending."""
+    """AddressSet at which objects of data begin, ascending."""
     pointers: Rows
     """The addresses that the pointers in an object point to, by the object's address."""
     holders: tuple[array[int], array[int]]
@@ -115,14 +115,14 @@ class Graph:
     users: Rows
     """The pieces that name an object, by the object's address."""
     callers: Callers
-    places: Addresses
-    """Addresses of the words that the loader writes."""
+    places: AddressSet
+    """AddressSet of the words that the loader writes."""
     writable: tuple[tuple[int, int], ...]
     """Ranges of data that the program may change."""
-    pointed: Addresses
+    pointed: AddressSet
     """Objects that pointers in data point to, or that others may use from the start."""
-    led: Addresses
-    """Addresses of code and data that pointers in data point to, or that others may use from the start."""
+    led: AddressSet
+    """AddressSet of code and data that pointers in data point to, or that others may use from the start."""
     stubs: Mapping[int, int] = field(default_factory=dict)
     """Stubs by which a library calls functions that others may replace (PLT), with the place of the function's address.
     In `references` and `callers` the place stands for the stub."""

@@ -16,8 +16,8 @@ from pikaforge.audit.elf.layout import PF_W, PF_X, PT_LOAD, Buffer, Layout, Segm
 from pikaforge.audit.elf.pointers import CodePointers
 from pikaforge.audit.isa.dispatch.fixed import Boundaries
 from pikaforge.audit.isa.dispatch.graph import Callers, Graph, Nodes, References
-from pikaforge.audit.isa.dispatch.references import Packed, reader
-from pikaforge.audit.isa.dispatch.rows import Addresses, Rows, numbers, row_of
+from pikaforge.audit.isa.dispatch.references import PackedReferences, reader
+from pikaforge.audit.isa.dispatch.rows import AddressSet, Rows, numbers, row_of
 from pikaforge.audit.isa.ranges import NOWHERE, CodeMap
 from pikaforge.audit.isa.worker_pool import WorkerPool, chunks
 
@@ -34,7 +34,7 @@ STUB_STARTS = ((5, b"\xf3\x0f\x1e\xfa\xf2"), (4, b"\xf3\x0f\x1e\xfa"), (1, b"\xf
 """What may be before it in a stub: endbr64, and the prefix bnd."""
 STUB_ALIGNMENT = 8
 BLOCK = 1 << 18
-"""Addresses that are looked up at once."""
+"""AddressSet that are looked up at once."""
 
 
 def read_graph(
@@ -83,7 +83,7 @@ class _Edges:
 
 
 def _edges(
-    found: Iterable[Packed], boundaries: Boundaries, code: CodeMap, stubs: Mapping[int, int], kind: Kind
+    found: Iterable[PackedReferences], boundaries: Boundaries, code: CodeMap, stubs: Mapping[int, int], kind: Kind
 ) -> _Edges:
     """Return what is found, without numbers that lead nowhere, as numbers of a kind: half of them need half of it."""
     count = len(code)
@@ -159,9 +159,9 @@ class _Builder:
         edges, given = self._edges, self._given
         callers, users = self._uses(running)
         places, values = numbers(given.stored.places), numbers(given.stored.values)
-        led = Addresses(np.concatenate((values, numbers(given.given))))
+        led = AddressSet(np.concatenate((values, numbers(given.given))))
         pieces = self._pieces(led.sorted)
-        pointed = Addresses(led.sorted[pieces == NOWHERE])
+        pointed = AddressSet(led.sorted[pieces == NOWHERE])
         callers.known[pieces[pieces != NOWHERE]] = True
         objects = np.unique(np.concatenate((users.keys, pointed.sorted, numbers(fixed))))
         called = np.zeros(len(places), bool)
@@ -181,7 +181,7 @@ class _Builder:
             holders=(array("Q", kept[order].tobytes()), array("Q", objects[owner[order]].tobytes())),
             users=users,
             callers=callers,
-            places=Addresses(numbers(given.places)),
+            places=AddressSet(numbers(given.places)),
             writable=tuple(
                 (s.address, s.address + s.memory_size) for s in loads if s.flags & PF_W and not s.flags & PF_X
             ),

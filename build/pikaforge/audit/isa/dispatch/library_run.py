@@ -124,11 +124,8 @@ class LibraryRun:
 
     def open(self) -> dict[int, set[int]]:
         """Return the addresses that the pieces lead to that were run."""
-        return {
-            piece: set().union(*(trace.references for trace in traces.values()))
-            for piece, traces in self._traces.items()
-            if traces
-        }
+        held = self._traces.items()
+        return {piece: set().union(*(t.references for t in traces.values())) for piece, traces in held if traces}
 
     def done(self, piece: int) -> set[int] | None:
         """Return the addresses of the instructions that a piece may run; None if it was not run."""

@@ -26,7 +26,7 @@ Found = list[tuple[int, "array[int]", bool, frozenset[int]]]
 those addresses that are only numbers in its instructions: they may be no addresses."""
 
 
-class Packed(NamedTuple):
+class PackedReferences(NamedTuple):
     """What `Found` has of many pieces, without an object for each."""
 
     pieces: array[int]
@@ -39,9 +39,9 @@ class Packed(NamedTuple):
     """Those that are only numbers, of the pieces that have some."""
 
 
-def packed(found: Found) -> Packed:
+def packed(found: Found) -> PackedReferences:
     """Return what is found in one object."""
-    return Packed(
+    return PackedReferences(
         array("q", [index for index, _, _, _ in found]),
         array("q", [len(addresses) for _, addresses, _, _ in found]),
         array("Q", chain.from_iterable(addresses for _, addresses, _, _ in found)),
@@ -50,17 +50,17 @@ def packed(found: Found) -> Packed:
     )
 
 
-def movable_references(chunk: Chunk, bounds: tuple[tuple[int, int], ...]) -> Packed:
+def movable_references(chunk: Chunk, bounds: tuple[tuple[int, int], ...]) -> PackedReferences:
     """Return what `references` returns, for code that may be loaded anywhere."""
     return packed(references(chunk, bounds))
 
 
-def fixed_references(chunk: Chunk, bounds: tuple[tuple[int, int], ...]) -> Packed:
+def fixed_references(chunk: Chunk, bounds: tuple[tuple[int, int], ...]) -> PackedReferences:
     """Return what `references` returns, for a program with a fixed address: immediates and displacements count, too."""
     return packed(references(chunk, bounds, fixed=True))
 
 
-def references_at_once(chunk: Chunk, bounds: tuple[tuple[int, int], ...]) -> Packed:
+def references_at_once(chunk: Chunk, bounds: tuple[tuple[int, int], ...]) -> PackedReferences:
     """Return what `references` returns, by decoding many instructions at once."""
     from pikaforge.audit.isa.swept.references import referred  # noqa: PLC0415
 
@@ -73,11 +73,11 @@ def references_at_once(chunk: Chunk, bounds: tuple[tuple[int, int], ...]) -> Pac
     through = bytes(
         on[flow, chunk.kinds[index - chunk.first]] for index, flow in zip(found.pieces, found.flows, strict=True)
     )
-    out = Packed(found.pieces, found.counts, found.addresses, through, {})
+    out = PackedReferences(found.pieces, found.counts, found.addresses, through, {})
     return _with(out, references(chunk, bounds, wanted=chunk.with_gaps(left)), left) if left else out
 
 
-def _with(some: Packed, others: Found, left: set[int]) -> Packed:
+def _with(some: PackedReferences, others: Found, left: set[int]) -> PackedReferences:
     """Return what is found, with that of the pieces that were decoded one by one; ascending."""
     ends = list(accumulate(some.counts))
     rows = (
@@ -143,7 +143,7 @@ def _runs_on(flow: int, kind: int) -> bool:
     return flow not in ends and (kind == GAP or flow not in calls)
 
 
-def reader(layout: Layout, code: CodeMap) -> Callable[[Chunk, tuple[tuple[int, int], ...]], Packed]:
+def reader(layout: Layout, code: CodeMap) -> Callable[[Chunk, tuple[tuple[int, int], ...]], PackedReferences]:
     """Return what reads the references of a file's code."""
     if layout.type == ET_EXEC:
         return fixed_references

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 EMPTY = array("Q")
 
 
-class Addresses:
+class AddressSet:
     """A set of addresses."""
 
     def __init__(self, addresses: Numbers) -> None:
