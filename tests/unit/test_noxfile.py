@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import nox
 import pytest
@@ -28,15 +28,20 @@ def _load() -> ModuleType:
 
 
 @pytest.fixture
-def sessions(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Func]]:
-    """The sessions of the noxfile."""
+def noxfile(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The noxfile, whose sessions are registered."""
     monkeypatch.setattr(registry, "_REGISTRY", type(registry._REGISTRY)())
     monkeypatch.setattr(nox.options, "sessions", nox.options.sessions)
     logger = logging.getLogger("nox")
     before = list(logger.filters)
-    _load()
-    yield list(registry.get().values())
+    yield _load()
     logger.filters[:] = before
+
+
+@pytest.fixture
+def sessions(noxfile: ModuleType) -> list[Func]:
+    """The sessions of the noxfile."""
+    return list(registry.get().values())
 
 
 def test_no_session_has_an_environment_of_noxs_own(sessions: list[Func]) -> None:
@@ -105,6 +110,29 @@ def test_settings_that_select_sessions_of_other_projects_do_not_count(
         ("", "file:///srv/store", False),
     ],
 )
-def test_a_bucket_needs_an_extra(sessions: list[Func], store: str, named: str, wanted: bool) -> None:
+def test_a_bucket_needs_an_extra(noxfile: ModuleType, store: str, named: str, wanted: bool) -> None:
     text = f"product:\n  name: x\n{store}publish:\n  vault: {{url: 's3://not-the-store/'}}\n"
-    assert _load().uses_bucket(text, {"PIKAFORGE_STORE": named}) is wanted
+    assert noxfile.uses_bucket(text, {"PIKAFORGE_STORE": named}) is wanted
+
+
+@pytest.mark.parametrize(("extras", "newer"), [(("bench",), False), (("upkeep", "tests", "lint", "docs"), True)])
+def test_a_large_environment_is_made_by_a_newer_pip_if_there_is_one(
+    noxfile: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, extras: tuple[str, ...], newer: bool
+) -> None:
+    ran: list[str] = []
+
+    def ended(argv: list[str], **_: object) -> int:
+        ran.append(argv[-1])
+        if argv[-1] == str(tmp_path / ".nox" / "x"):
+            (tmp_path / ".nox" / "x").mkdir()
+        return int(argv[-1].startswith("pip>="))
+
+    monkeypatch.setattr(noxfile, "HERE", tmp_path)
+    monkeypatch.setattr(noxfile, "ended", ended)
+    session = SimpleNamespace(log=lambda _: None)
+    assert noxfile.prepare(session, "x", *extras) == tmp_path / ".nox" / "x" / "bin"
+    assert any(each.startswith("pip>=") for each in ran) is newer
+    assert ran[-1] == f"{tmp_path}[{','.join(extras)}]", "though there was none"
+    before = list(ran)
+    noxfile.prepare(session, "x", *extras)
+    assert ran == before, "it is there"
