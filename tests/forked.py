@@ -222,9 +222,11 @@ def preload() -> None:
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
     importlib.import_module("docker")
+    from pikaforge.cli.unchanged import again
     from pikaforge.config import licences
 
     licences.fault("MIT")  # the list of licences is the same for each run
+    again.SHARE = 0  # few tests call twice: a second look would take more than it saves
     audit_memory.install()
     gc.collect()
     gc.freeze()  # so that a collection in a forked process does not copy all pages

@@ -326,8 +326,7 @@ def test_a_plan_that_is_computed_imports_little(call: Call) -> None:
         file.unlink()
     call("plan")
     assert not call.replayed
-    heavy = (*WORKING, "jinja2", "license_expression", "multiprocessing", "concurrent.futures", "http.client", "ssl")
+    heavy = (*WORKING, "jinja2", "license_expression", "multiprocessing", "http.client", "ssl")
     assert call.imported(heavy) == set()
     assert not [name for name in call.record["modules"] if name.startswith("pikaforge.audit.isa")]
     assert not {"Spec", "Product", "Check", "Series"} & set(call.record["checked"])
-    assert call.record["started"] == []

@@ -83,6 +83,11 @@ def current() -> Reads | None:
     return _current
 
 
+def asks_here() -> bool:
+    """Return whether somebody watches, and the engine that was asked is one of this machine."""
+    return _current is not None and bool(_current.address)
+
+
 @contextmanager
 def watching(*, after: Reads | None = None) -> Iterator[Reads]:
     """Watch what is read while the block runs.

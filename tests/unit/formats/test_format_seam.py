@@ -29,7 +29,7 @@ from pikaforge.formats.embedded_signature import EmbeddedSignature, Insertion, S
 from pikaforge.formats.format import BaseFormat, BuildOrigin, Identity, IndexFiles, InstallOffer, Pool
 from pikaforge.formats.packing import Packed, Packing
 from pikaforge.host.archives import Member, archive_errors, tar_members
-from pikaforge.host.hashing import digest
+from pikaforge.host.hashing import Encoded, digest
 from pikaforge.host.store import Result
 from pikaforge.host.workspace import Workspace
 from pikaforge.host.zips import zip_members
@@ -196,7 +196,7 @@ def test_it_is_the_same_package_after_it_was_signed(
 def test_it_is_part_of_the_key() -> None:
     with_zip, without = make_spec(images__debian12__formats=["zip"]), make_spec()
     keys = [package.material(spec, the_cell(spec, CELL), ROOT, others={}) for spec in (with_zip, without)]
-    assert keys[0]["makers"] == {"zip": {"zip": 1}}
+    assert keys[0]["makers"] == Encoded({"zip": {"zip": 1}})
     assert keys[0] != keys[1]
 
 

@@ -44,7 +44,8 @@ def build(context: Context) -> int:
     if ended is None:
         return EXIT_DONE
     keep_answer(context, ended, heard)
-    if ended.run.farm is None and ended.code == EXIT_DONE and again.is_worth_it(ended.made, len(ended.done.plan.nodes)):
+    near = ended.run.farm is None and (ended.run.workspace.engine.kind == "host" or watch.asks_here())
+    if near and ended.code == EXIT_DONE and again.is_worth_it(ended.made, len(ended.done.plan.nodes)):
         again.build_again(context.argv, heard.name, partial(_once_more, context))
     return ended.code
 
