@@ -82,38 +82,40 @@ def update(program: str, folder: Path) -> None:
 class Course:
     """What is measured."""
 
-    program: str
-    """Createrepo_c."""
+    programs: tuple[str, ...]
+    """Createrepo_c, of one or several origins."""
     add: int
     before: int
     """Publications of so many packages before the one that is measured, besides the first one."""
     rounds: int
 
 
-def measure(course: Course, size: int, top: Path) -> tuple[Cost, Cost, float]:
+def measure(course: Course, size: int, top: Path) -> tuple[list[Cost], Cost, float]:
     """Return the best costs of createrepo_c and of publishing, and the seconds of one more package with a signature."""
-    program, add, rounds = course.program, course.add, course.rounds
+    add, rounds = course.add, course.rounds
     root = in_folder(top)
     old, new = items(root, range(size)), items(root, range(size, size + add))
-    first = size - course.before * add
+    first = size - min(course.before, (size - 1) // add) * add
     for start, end in ((0, first), *((at, at + add) for at in range(first, size, add))):
         root.publish(*old[start:end])
     plain = top / "plain"
     plain.mkdir()
     for item in old:
         shutil.copy2(root.shelf.sources[item.place, item.artifact.path], plain)
-    update(program, plain)
+    update(course.programs[0], plain)
     added = [root.shelf.sources[item.place, item.artifact.path] for item in new]
-    bare: list[Cost] = []
+    bare: list[list[Cost]] = [[] for _ in course.programs]
     published: list[Cost] = []
     signed: list[float] = []
     for number in range(rounds):
-        copy = top / f"plain{number}"
-        shutil.copytree(plain, copy, copy_function=shutil.copy2)
-        for path in added:
-            shutil.copy2(path, copy)
-        bare.append(cost_of(lambda: update(program, copy)))  # noqa: B023
-        shutil.rmtree(copy)
+        for program, costs in zip(course.programs, bare, strict=True):
+            copy = top / f"plain{number}"
+            shutil.copytree(plain, copy, copy_function=shutil.copy2)
+            for path in added:
+                shutil.copy2(path, copy)
+            os.sync()
+            costs.append(cost_of(lambda: update(program, copy)))  # noqa: B023
+            shutil.rmtree(copy)
         again = in_folder(top / f"copy{number}")
         again.shelf = root.shelf
         shutil.copytree(top / "root", top / f"copy{number}" / "root", symlinks=True, copy_function=os.link)
@@ -121,7 +123,7 @@ def measure(course: Course, size: int, top: Path) -> tuple[Cost, Cost, float]:
         published.append(cost_of(lambda: again.publish(*new)))  # noqa: B023
         signed.extend(_signed(again, items(root, [10**6]), top / "key"))
         shutil.rmtree(top / f"copy{number}")
-    return _best(bare), _best(published), min(signed, default=0.0)
+    return [_best(costs) for costs in bare], _best(published), min(signed, default=0.0)
 
 
 def _signed(root: Root, new: Sequence[Item], folder: Path) -> list[float]:
@@ -145,22 +147,24 @@ def main() -> None:
     parser.add_argument("--add", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--before", type=int, default=2, help="earlier additions; default: %(default)s")
-    parser.add_argument("--createrepo", default=CREATEREPO, help="default: %(default)s")
+    parser.add_argument("--createrepo", action="append", help=f"can be given several times; default: {CREATEREPO}")
     given = parser.parse_args()
-    course = Course(program=given.createrepo, add=given.add, before=given.before, rounds=given.rounds)
+    programs = tuple(given.createrepo or [CREATEREPO])
+    course = Course(programs=programs, add=given.add, before=given.before, rounds=given.rounds)
     spec()
     yum.library()
-    print(f"compared with {given.createrepo}")
     print("packages  added   createrepo_c: CPU, wall      publish: CPU, wall   ratio: CPU  wall")
     for size in map(int, given.sizes.split(",")):
         with tempfile.TemporaryDirectory(prefix="pikaforge-bench-") as folder:
             bare, made, signed = measure(course, size, Path(folder))
-        print(
-            f"{size:>8}  {given.add:>5}       {bare.cpu:>6.3f} s  {bare.wall:>6.3f} s    {made.cpu:>6.3f} s  "
-            f"{made.wall:>6.3f} s       {made.cpu / bare.cpu:>5.2f} {made.wall / bare.wall:>5.2f}"
-            + (f"  one more, signed: {signed:.2f} s" if signed else ""),
-            flush=True,
-        )
+        for program, plain in zip(programs, bare, strict=True):
+            print(
+                f"{size:>8}  {given.add:>5}       {plain.cpu:>6.3f} s  {plain.wall:>6.3f} s    {made.cpu:>6.3f} s  "
+                f"{made.wall:>6.3f} s       {made.cpu / plain.cpu:>5.2f} {made.wall / plain.wall:>5.2f}  {program}",
+                flush=True,
+            )
+        if signed:
+            print(f"          one more, signed: {signed:.2f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 
@@ -39,11 +39,15 @@ def _axis(values: Sequence[str], everything: Iterable[str]) -> list[str]:
     return list(everything) if EVERYTHING in values else list(values)
 
 
-def combinations(spec: Spec) -> Combinations:
-    """Return the combinations that the axes and rules of the matrix make."""
+def combinations(spec: Spec, *, of: Container[str] | None = None) -> Combinations:
+    """Return the combinations that the axes and rules of the matrix make; only those of some models if they are given.
+
+    A publication asks for a few of them, and each is compared with each rule.
+    """
     axes = spec.matrix.axes
     found = Combinations()
-    everything = [(m, i, a) for m in spec.hardware for i in spec.images for a in spec.allocators]
+    asked = [model for model in spec.hardware if of is None or model in of]
+    everything = [(m, i, a) for m in asked for i in spec.images for a in spec.allocators]
     models = set(_axis(axes.model, spec.hardware))
     images = set(_axis(axes.image, spec.images))
     allocators = set(_axis(axes.allocator, spec.allocators))

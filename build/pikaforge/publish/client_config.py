@@ -114,9 +114,10 @@ def _built_for(spec: Spec, published: Mapping[str, Collection[str]]) -> dict[tup
 
     A cell that cannot be built has the target that its CPUs allow.
     """
+    models = {model for found in published.values() for model in found}
     triples = {
         (image, model): (model, image, allocator)
-        for model, image, allocator in matrix.combinations(spec).triples
+        for model, image, allocator in matrix.combinations(spec, of=models).triples
         if model in published.get(image, ())
     }
     return {place: matrix.cell_of(spec, triple).target for place, triple in triples.items()}

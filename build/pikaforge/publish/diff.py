@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 from pikaforge.formats.format import of
 from pikaforge.publish.state import HISTORY, ROLLBACK, Artifact, File, Generation, State
@@ -200,7 +201,8 @@ def _history(keep: int | None) -> int:
 def _by_name(before: State | None) -> dict[tuple[str, str], list[Artifact]]:
     """Return the artifacts by format and file name, the newest first."""
     found: dict[tuple[str, str], list[Artifact]] = {}
-    for artifact in sorted(before.artifacts.values() if before else (), key=lambda artifact: -artifact.since):
+    artifacts = before.artifacts.values() if before else ()
+    for artifact in sorted(artifacts, key=attrgetter("since"), reverse=True):
         found.setdefault((artifact.format, artifact.name), []).append(artifact)
     return found
 

@@ -92,7 +92,7 @@ class _Generation:
         # A clock or a commit from the future must not date the metadata: apt refuses what is "not valid yet".
         self._revision = min(now, max(newest, current.revision + 1) if current else newest)
         self._valid_until = None if inputs.valid_days is None else now + inputs.valid_days * DAY
-        self._known = {file.path: file for file in (self._before.files() if self._before else ())}
+        self._known = self._before.by_path() if self._before else {}
         self._base = diff.restores or current
         """The generation whose metadata has the entries of packages that are listed again."""
 
@@ -107,16 +107,16 @@ class _Generation:
         state = self._state()
         self._sums(state.artifacts.values())
         self._pointers[STATE] = text(state)
-        new = {addition.file.path for addition in self._additions}
-        named = {file.path for file in state.files()}
-        old = self._known.values()
+        named, old = state.by_path(), self._known
+        kept = old.keys() & named.keys()
+        kept.difference_update(addition.file.path for addition in self._additions)
         return Transaction(
             state=state,
-            kept=tuple(file for file in old if file.path in named and file.path not in new),
+            kept=tuple([file for path, file in old.items() if path in kept]),
             additions=tuple(self._additions),
             pointers=self._pointers,
             transitional=self._transitional,
-            removals=tuple(file for file in old if file.path not in named),
+            removals=tuple([file for path, file in old.items() if path not in named]),
         )
 
     def _state(self) -> State:

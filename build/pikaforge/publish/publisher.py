@@ -26,6 +26,7 @@ from pikaforge.publish.state import (
     File,
     Key,
     State,
+    collector_paused,
     entry,
     read_catalogue,
     read_state,
@@ -99,7 +100,7 @@ class Publisher:
             HostError: what makes metadata is missing here.
             PublishError: the site refuses, an item would change what is there, or the signing key is missing.
         """
-        with self.site.locked(), temporary_folder("publish") as scratch:
+        with self.site.locked(), temporary_folder("publish") as scratch, collector_paused():
             catalogue = self._catalogue(request)
             done = PublishResult(diffs=self._checked(request, catalogue))
             states = [each.before for each in done.diffs if each.nothing]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -26,6 +27,8 @@ HISTORY = 5
 """Generations that are kept by default."""
 STATE_LIMIT = 64 << 20
 """Bytes of `repository.json` and of `repo.json`. A package takes some 2 kB of them."""
+BEGIN = 4096
+"""Bytes of `repository.json` that say which generation it is of."""
 ROLLBACK = 2
 """Generations that are always kept: the current one, and the one that it can be rolled back to."""
 
@@ -107,9 +110,10 @@ class State(Strict):
 
     @model_validator(mode="after")
     def _knows_its_artifacts(self) -> State:
-        for path in (path for generation in self.generations for path in generation.artifacts):
-            if path not in self.artifacts or self.artifacts[path].path != path:
-                raise ValueError(f"a generation names {path!r}, of which there is no record")
+        named = {path for generation in self.generations for path in generation.artifacts}
+        right = {path for path, artifact in self.artifacts.items() if artifact.path == path}
+        for path in sorted(named - right):
+            raise ValueError(f"a generation names {path!r}, of which there is no record")
         return self
 
     @property
@@ -126,16 +130,20 @@ class State(Strict):
         """Return the artifacts that the current metadata names."""
         return tuple(self.artifacts[path] for path in self.current.artifacts)
 
-    def files(self) -> Iterator[File]:
-        """Yield all files that kept generations name, each once."""
-        seen: dict[str, File] = {}
+    def by_path(self) -> dict[str, File]:
+        """Return all files that kept generations name."""
+        found: dict[str, File] = {}
         for artifact in self.artifacts.values():
-            seen[artifact.path] = artifact
+            found[artifact.path] = artifact
             for file in artifact.beside:
-                seen[file.path] = file
+                found[file.path] = file
         for generation in self.generations:
-            seen.update((file.path, file) for file in generation.metadata)
-        yield from seen.values()
+            found.update((file.path, file) for file in generation.metadata)
+        return found
+
+    def files(self) -> tuple[File, ...]:
+        """Return all files that kept generations name, each once."""
+        return tuple(self.by_path().values())
 
     def before(self) -> Generation | None:
         """Return the generation that a rollback restores; None if no such one is kept.
@@ -206,11 +214,11 @@ def read_state(data: bytes | None, *, where: str) -> State | None:
 
 
 class _Number(BaseModel):
-    number: int
+    number: int = Field(strict=True)
 
 
 class _Identity(BaseModel):
-    """What says whose a state is; all else is only parsed."""
+    """What says whose a state is."""
 
     image: FolderName
     model: FolderName
@@ -218,12 +226,14 @@ class _Identity(BaseModel):
 
 
 def identity(data: bytes) -> tuple[str, int] | None:
-    """Return the place and the current number of a state; None if it is none."""
-    try:
-        found = _Identity.model_validate_json(data, strict=True)
-    except ValidationError:
-        return None
-    return f"{found.image}/{found.model}", found.generations[0].number
+    """Return the place and the current number of a state, which are at its begin; None if it is none."""
+    for part in (data[:BEGIN], data):
+        try:
+            found = _Identity.model_validate(from_json(part, allow_partial=part is not data))
+        except ValueError:
+            continue
+        return f"{found.image}/{found.model}", found.generations[0].number
+    return None
 
 
 def read_catalogue(data: bytes | None, *, where: str, anew: Collection[str] = ()) -> Catalogue | None:
@@ -255,15 +265,22 @@ def _without(data: bytes, places: Collection[str]) -> bytes:
 
 
 def _parsed(model: type[Record], data: bytes, where: str) -> Record:
-    """Parse a file. It may have thousands of records, at which Python's collector would look again and again."""
-    collects = gc.isenabled()
+    with collector_paused():
+        try:
+            return model.model_validate_json(data)
+        except ValidationError as error:
+            raise _damaged(error, where) from error
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Let Python not look for cycles meanwhile: it would look at thousands of records again and again."""
+    was = gc.isenabled()
     gc.disable()
     try:
-        return model.model_validate_json(data)
-    except ValidationError as error:
-        raise _damaged(error, where) from error
+        yield
     finally:
-        if collects:
+        if was:
             gc.enable()
 
 

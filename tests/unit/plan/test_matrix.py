@@ -5,7 +5,7 @@ from __future__ import annotations
 from unit.helpers import make_spec, the_cell
 
 from pikaforge.plan.cells import Cell
-from pikaforge.plan.matrix import all_cells
+from pikaforge.plan.matrix import all_cells, combinations
 from pikaforge.plan.plan import expand
 from pikaforge.plan.selectors import Selection, select
 
@@ -24,6 +24,15 @@ def test_exclude_rules_take_cells_away_and_include_rules_give_them_back() -> Non
         "R620-debian12-none",
         "R640-el7-none",
     ]
+
+
+def test_the_combinations_of_some_models_are_those_that_the_whole_matrix_has() -> None:
+    spec = make_spec(matrix__exclude=[{"allocator": "system"}], matrix__include=[{"model": "R640", "image": "el?"}])
+    whole = combinations(spec)
+    for models in ({"R640"}, {"R620", "R640"}, set[str]()):
+        some = combinations(spec, of=models)
+        assert list(some.triples) == [triple for triple in whole.triples if triple[0] in models]
+        assert some.excluded == {triple: rule for triple, rule in whole.excluded.items() if triple[0] in models}
 
 
 # ---- targets that a compiler cannot produce

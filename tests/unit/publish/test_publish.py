@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gzip
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -526,6 +527,24 @@ class TestDamaged:
         primary.write_bytes(b"other")
         with pytest.raises(PublishError, match="a metadata file is missing or altered"):
             root.publish(root.shelf.item("1.1"))
+
+    @pytest.mark.parametrize("other", [False, True], ids=["a place that is made anew", "another place"])
+    def test_of_the_catalogue_counts_what_is_taken_over(self, root: Root, other: bool) -> None:
+        """The entry of a repository that is published to comes from its state, and is made anew."""
+        root.publish(root.shelf.item("1.0"), root.shelf.item("1.0", model="R720"))
+        file = served(root, CATALOGUE)
+        found = json.loads(file.read_text())
+        found["repositories"][int(other)]["artifacts"][0]["sha256"] = 5
+        file.write_text(json.dumps(found))
+        if other:
+            with pytest.raises(PublishError, match=r"repositories\.1\.artifacts\.0\.sha256"):
+                root.publish(root.shelf.item("1.1"))
+        else:
+            root.publish(root.shelf.item("1.1"))
+        good = {artifact.version for artifact in root.state().listed()}
+        assert good == ({"1.0-1"} if other else {"1.0-1", "1.1-1"})
+        if not other:
+            assert [len(each.artifacts) for each in catalogue(root).repositories] == [2, 1]
 
     def test_another_product_has_another_root(self, root: Root) -> None:
         root.publish(root.shelf.item("1.0"))

@@ -205,14 +205,15 @@ class Directory:
             folder, _, name = file.path.rpartition("/")
             names.setdefault(folder, []).append(name)
         kept = {at: Kept.of(self._at(f"{transaction.place}/{at}".rstrip("/")), names[at]) for at in names}
-        there = strip(new, kept)
+        stays = strip(new, kept)
         folders = sorted({*kept, *(path.rpartition("/")[0] for path in paths)})
         for folder in folders:
             _make(new / folder)
         for folder, files in kept.items():
-            _link(files, new / folder, set(files.names).difference(there.get(folder, ())))
-        for path in paths:
-            (staged / path).rename(new / path)
+            _link(files, new / folder, set(files.names).difference(stays.get(folder, ())))
+        with _opened(staged) as there, _opened(new) as here:
+            for path in paths:
+                os.rename(path, path, src_dir_fd=there, dst_dir_fd=here)
         above = {folder.rpartition("/")[0] for folder in folders} | {""}
         for folder in sorted({*folders, *above}, reverse=True):
             _synced(new / folder)
@@ -264,7 +265,7 @@ def _stage(folder: Path, transaction: Transaction) -> None:
         _copy(addition, folder / addition.file.path)
     for path, data in transaction.pointers.items():
         _put(data, folder / path)
-    _flush([folder / path for path in paths])
+    _flush(folder, paths)
 
 
 def _number(name: str) -> int:
@@ -338,22 +339,23 @@ def _copy(addition: Addition, target: Path) -> None:
         )
 
 
-def _flush(files: Sequence[Path]) -> None:
-    """Wait until files are on the disk, so that they are there after a power failure.
+def _flush(folder: Path, paths: Sequence[str]) -> None:
+    """Wait until files of a folder are on the disk, so that they are there after a power failure.
 
     Several wait at once: the file system's journal then writes for all of them together, and not for each.
     """
-    with ThreadPoolExecutor(FLUSHES, thread_name_prefix="flush") as pool:
-        for _ in pool.map(_flush_one, files):
+    with _opened(folder) as there, ThreadPoolExecutor(FLUSHES, thread_name_prefix="flush") as pool:
+        for _ in pool.map(lambda start: _flush_some(there, paths[start::FLUSHES]), range(min(FLUSHES, len(paths)))):
             pass
 
 
-def _flush_one(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _flush_some(folder: int, paths: Sequence[str]) -> None:
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY, dir_fd=folder)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _synced(folder: Path) -> None:
