@@ -130,11 +130,14 @@ class Idle(Pipeline):
 
         In a manifest they are those of the image and of the compilation, which other cells have, too.
         """
-        facts = _marked(self.given[node.stage], node.id)
+        text = self.given[node.stage]
+        facts = _marked(text, node.id)
         if node.stage == "package":
             cell = node.cells[0]
-            whole = json.dumps(facts["manifest"])
-            facts["manifest"] = {**_marked(whole, cell.group), "image": _marked(whole, cell.image)["image"]}
+            own, image = _marked(text, cell.group)["manifest"], _marked(text, cell.image)["manifest"]
+            assert isinstance(own, dict)
+            assert isinstance(image, dict)
+            facts["manifest"] = {**own, "image": image["image"]}
         return facts
 
 

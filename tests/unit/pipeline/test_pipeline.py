@@ -26,9 +26,11 @@ from pikaforge.cpu.emulation import Machine
 from pikaforge.errors import ConfigError, ForgeError, FullDiskError, HostError, PublishError, StageError, StageFailure
 from pikaforge.host import process, store
 from pikaforge.host.hashing import digest
+from pikaforge.host.job import JobResult
 from pikaforge.host.store import Result
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline import audit, package
+from pikaforge.pipeline.expected import EarlierTimes
 from pikaforge.pipeline.image import image
 from pikaforge.pipeline.outcomes import Events, NodeOutcome, Report, View
 from pikaforge.pipeline.package import CellResults
@@ -717,6 +719,34 @@ def test_two_compilations_at_once_share_the_cores(cores: int, each: int, workspa
     assert max(pipe.jobs.values()) == each
     assert sum(pipe.jobs.values()) == cores
     assert {report.outcomes[node].jobs for node in pipe.jobs} == set(pipe.jobs.values())
+
+
+class Hungry(Scripted):
+    """A pipeline whose compilations say how much memory their job has used."""
+
+    def _make(self, node: Node, key: str, inputs: Mapping[str, Result], material: Material) -> Result:
+        if node.stage == "compile":
+            self._workspace.used.note(JobResult(status=0, memory=len(node.label)))
+        return super()._make(node, key, inputs, material)
+
+
+def test_each_node_has_the_memory_of_its_own_jobs(workspace: Workspace, plan: Plan) -> None:
+    done = Hungry(replace(workspace, jobs=8), make_spec()).execute(plan, Events())
+    assert done.errors == []
+    used = {outcome.node.label: outcome.memory for outcome in done.of("compile")}
+    assert used == {label: len(label) for label in used}
+    assert {outcome.memory for outcome in done.of("package")} == {0}
+
+
+@pytest.mark.parametrize(("memory", "jobs"), [(1 << 20, 4), (4 << 30, 1)])
+def test_what_earlier_runs_have_seen_of_the_memory_decides_how_many_processes(
+    memory: int, jobs: int, workspace: Workspace, plan: Plan
+) -> None:
+    pipe = Scripted(replace(workspace, jobs=8, memory=4 << 30), make_spec())
+    seen = EarlierTimes(nodes={}, stages={}, memory={(n.stage, n.label): memory for n in plan.nodes})
+    done = pipe.execute(plan, Events(), demand=seen.demand)
+    assert done.errors == []
+    assert [outcome.jobs for outcome in done.of("compile")] == [jobs, jobs]
 
 
 def test_the_number_of_jobs_is_in_no_key(workspace: Workspace, plan: Plan) -> None:
