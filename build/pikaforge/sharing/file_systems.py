@@ -139,7 +139,12 @@ class FileSystemObjects:
                 return
             system.makedirs(target.rpartition("/")[0], exist_ok=True)
             self._send(system, beside(target), content)
-            system.mv(beside(target), target)
+            try:
+                system.mv(beside(target), target)
+            except FileNotFoundError:
+                if self.size(path) is None:
+                    raise
+                # Else another one has sent the same object, and moved it.
 
     def _send(self, system: _FileSystem, target: str, content: Path | bytes) -> None:
         if isinstance(content, bytes):
