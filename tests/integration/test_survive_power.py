@@ -20,8 +20,9 @@ from publishing import Root, Shelf
 from survival import digests, seed_of
 
 from pikaforge.cli.main import main
+from pikaforge.host.durable import write_atomically
 from pikaforge.host.lockfile import Lock
-from pikaforge.host.store import Store, write_atomically
+from pikaforge.host.store import Store
 from pikaforge.publish.sites.directory import Directory
 from pikaforge.publish.state import STATE, read_state
 

@@ -14,7 +14,8 @@ from pikaforge.attest.contents import read_package
 from pikaforge.attest.provenance import Builder
 from pikaforge.errors import AuditError
 from pikaforge.formats.manifest import MANIFEST, read_manifest
-from pikaforge.host.store import sha256, write_atomically
+from pikaforge.host.durable import write_atomically
+from pikaforge.host.store import sha256
 
 SBOM_SUFFIX = ".sbom.json"
 PROVENANCE_SUFFIX = ".intoto.json"

@@ -37,8 +37,8 @@ from pikaforge.formats.embedded_signature import Insert
 from pikaforge.formats.text import last_line
 from pikaforge.host import process
 from pikaforge.host.disk import full_disk, is_full
+from pikaforge.host.durable import write_atomically
 from pikaforge.host.leftovers import temporary_folder
-from pikaforge.host.store import write_atomically
 
 KEY, PASSPHRASE, PUBLIC = "PIKAFORGE_SIGNING_KEY", "PIKAFORGE_SIGNING_PASSPHRASE", "PIKAFORGE_VERIFY_KEYS"
 PRIVATE = "-----BEGIN PGP PRIVATE KEY BLOCK-----"

@@ -10,7 +10,7 @@ import mmap
 from collections.abc import Sequence
 from pathlib import Path
 
-from pikaforge.host.store import write_atomically
+from pikaforge.host.durable import write_atomically
 
 WIDTH = 8
 """Bytes of a number, in the machine's order. The kernel never sees a half of an aligned one."""

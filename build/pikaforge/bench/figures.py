@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pikaforge.bench.load import Interval
 from pikaforge.bench.summary import NO_FIGURE, Comparison, LoadRun, overlay
 from pikaforge.host import extras
-from pikaforge.host.store import write_atomically
+from pikaforge.host.durable import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -18,7 +18,7 @@ from pikaforge.bench.key_load import KeyLoad, expiring_among
 from pikaforge.bench.load import Interval
 from pikaforge.errors import ConfigError, HostError
 from pikaforge.host.disk import full_disk_errors
-from pikaforge.host.store import write_atomically
+from pikaforge.host.durable import write_atomically
 
 HEAD, NOTED, INTERVALS = "load.json", "acknowledged", "intervals.jsonl"
 ANEW = "--anew begins again with empty data"

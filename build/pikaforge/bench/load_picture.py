@@ -14,7 +14,7 @@ from pikaforge.bench.histogram import Histogram
 from pikaforge.bench.journal import AllocatorText
 from pikaforge.bench.load import Interval
 from pikaforge.bench.summary import NO_FIGURE
-from pikaforge.host.store import write_atomically
+from pikaforge.host.durable import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

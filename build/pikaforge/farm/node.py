@@ -31,12 +31,13 @@ from pikaforge.host import hashing, interrupts, lifeline
 from pikaforge.host.connection import address
 from pikaforge.host.docker import DockerEngine
 from pikaforge.host.download import Downloads
+from pikaforge.host.durable import write_atomically
 from pikaforge.host.job import Engine
 from pikaforge.host.leftovers import temporary_folder
 from pikaforge.host.lockfile import NAME as LOCK
 from pikaforge.host.lockfile import Lock
 from pikaforge.host.shared_store import SharedStore
-from pikaforge.host.store import Result, Store, write_atomically
+from pikaforge.host.store import Result, Store
 from pikaforge.host.workspace import HOME, Workspace
 from pikaforge.pipeline import shared
 from pikaforge.pipeline.outcomes import Events, NodeOutcome

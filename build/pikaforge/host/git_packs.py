@@ -8,9 +8,10 @@ from pathlib import Path
 
 from pikaforge.errors import HostError
 from pikaforge.host.disk import full_disk_errors
+from pikaforge.host.durable import write_atomically
 from pikaforge.host.git_program import git, pristine
 from pikaforge.host.git_urls import COMMIT
-from pikaforge.host.store import sha256, write_atomically
+from pikaforge.host.store import sha256
 from pikaforge.host.text import clean
 
 SAME = ("--threads=1", "--window=0", "--no-reuse-delta", "--no-reuse-object", "--compression=0", "--quiet")

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pikaforge.errors import PinError
-from pikaforge.host.store import write_atomically
+from pikaforge.host.durable import write_atomically
 
 NAME = "sources.lock"
 VERSION = 1

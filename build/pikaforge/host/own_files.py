@@ -50,7 +50,7 @@ def write(path: str, body: bytes, *, most: int) -> None:
     from pathlib import Path  # noqa: PLC0415  # whoever only reads needs neither
 
     from pikaforge.errors import FullDiskError  # noqa: PLC0415
-    from pikaforge.host.store import write_atomically  # noqa: PLC0415
+    from pikaforge.host.durable import write_atomically  # noqa: PLC0415
 
     file = Path(path)
     if not file.parent.parent.is_dir():  # nothing was built yet; who only looks makes no out/

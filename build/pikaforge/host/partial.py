@@ -10,8 +10,8 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from pikaforge.host.durable import write_atomically
 from pikaforge.host.http import redacted
-from pikaforge.host.store import write_atomically
 
 if TYPE_CHECKING:
     from pikaforge.host.http_session import Answer

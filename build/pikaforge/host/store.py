@@ -15,8 +15,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TypeVar
@@ -26,6 +26,7 @@ from pydantic import BaseModel, ValidationError
 from pikaforge.errors import HostError
 from pikaforge.host import process, store_folders
 from pikaforge.host.disk import full_disk_errors
+from pikaforge.host.durable import make_folders, write_through
 from pikaforge.host.run_id import RunId
 from pikaforge.host.shared_values import SharedValues
 from pikaforge.host.store_folders import NEW, mark_of
@@ -35,8 +36,6 @@ from pikaforge.host.store_uses import sweep as sweep_uses
 RECORD = "result.json"
 DIGEST = "sha256"
 """Name of the digest of all else in a record: facts decide as much as files do."""
-BEGIN = 180
-"""Bytes of a file's name in the temporary name, which may have 255 (NAME_MAX) with run id and random letters."""
 MAKING = ".making-"
 """Begin of the name of the lock of a result that is being made."""
 PATIENCE = 1.0
@@ -54,54 +53,6 @@ def sha256(path: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def write_through(path: Path) -> None:
-    """Write what a file has, or which names a folder has, to the disk, so that it is there after a power cut."""
-    folder = path.is_dir()
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | (os.O_DIRECTORY if folder else 0))
-    try:
-        # Some file systems cannot for folders; of files it would be a loss.
-        with suppress(OSError) if folder else nullcontext():
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _make_folders(folder: Path) -> None:
-    """Make a folder and those above it, whose names stay after a power cut."""
-    if not folder.is_dir():
-        _make_folders(folder.parent)
-        folder.mkdir(exist_ok=True)
-        write_through(folder.parent)
-
-
-def write_atomically(path: Path, data: bytes | str | Iterable[bytes]) -> None:
-    """Write a file under a temporary name and rename it, so that no reader ever sees a part of it.
-
-    It is on the disk when this returns, and so are its name and the folders that are made for it.
-
-    Args:
-        path: of the file.
-        data: what it will have, as a whole or in pieces.
-    """
-    _make_folders(path.parent)
-    content = data.encode() if isinstance(data, str) else data
-    pieces = (content,) if isinstance(content, bytes) else content
-    # With the run id at its end, by which `leftovers.sweep` finds it if this process is killed.
-    begin = os.fsdecode(os.fsencode(path.name)[:BEGIN])
-    descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{begin}.{RunId.current().text}-")
-    try:
-        with full_disk_errors(path.parent), os.fdopen(descriptor, "wb") as stream:
-            stream.writelines(pieces)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(beside).chmod(0o644)
-        Path(beside).replace(path)
-        write_through(path.parent)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
 
 
 def remove(path: Path) -> None:
@@ -140,7 +91,7 @@ def locked(
     Raises:
         HostError: the run was interrupted during the wait.
     """
-    _make_folders(path.parent)
+    make_folders(path.parent)
     # A symlink in its place would make a file elsewhere, or lock somebody else's.
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
     while True:
@@ -335,7 +286,7 @@ class Store:
     @contextmanager
     def scratch(self) -> Iterator[Path]:
         """Make a folder for a new result, on the store's file system. It is removed when the block is left."""
-        _make_folders(self.root)
+        make_folders(self.root)
         path = Path(tempfile.mkdtemp(prefix=f"{NEW}{self._run_id.text}-", dir=self.root))
         try:
             with full_disk_errors(self.root):
@@ -390,7 +341,7 @@ class Store:
         if self.entry(stage, key).is_dir() and self.verified(stage, key)[0] is None:
             self._clear(stage, key)
         folder = self.entry(stage, key)
-        _make_folders(folder.parent)
+        make_folders(folder.parent)
         if not folder.is_dir():
             made.rename(folder)
             write_through(folder.parent)

@@ -19,7 +19,7 @@ from pikaforge.config.scalars import Strict
 from pikaforge.cpu import microarch
 from pikaforge.cpu.emulation import Machine, lacking
 from pikaforge.errors import ConfigError, UnreachableError
-from pikaforge.host.store import write_atomically
+from pikaforge.host.durable import write_atomically
 from pikaforge.pipeline.image.facts import ImageStageFacts
 from pikaforge.pipeline.package import PackageFacts
 from pikaforge.pipeline.smoke.record import SmokeFacts, WayRecord

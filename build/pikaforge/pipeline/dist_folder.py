@@ -11,7 +11,8 @@ from pikaforge.attest.describe import PROVENANCE_SUFFIX, SBOM_SUFFIX, SIGNATURE_
 from pikaforge.errors import ForgeError, FullDiskError, HostError
 from pikaforge.formats.artifact import ArtifactRecord
 from pikaforge.formats.format import of
-from pikaforge.host.store import Result, sha256, write_atomically
+from pikaforge.host.durable import write_atomically
+from pikaforge.host.store import Result, sha256
 
 LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
 """A line of SHA256SUMS."""

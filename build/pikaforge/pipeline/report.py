@@ -18,7 +18,7 @@ from pikaforge.config.compilers import adaptations
 from pikaforge.config.schema import schema_of
 from pikaforge.errors import PublishError
 from pikaforge.formats.artifact import ArtifactRecord
-from pikaforge.host.pieces import write_pieces
+from pikaforge.host.durable import write_pieces
 from pikaforge.host.store import sha256
 from pikaforge.pipeline import compiler_cache, report_file
 from pikaforge.pipeline.package import PackageFacts

@@ -12,9 +12,9 @@ from unit.helpers import FakeEngine, make_workspace
 
 from pikaforge.errors import FullDiskError, HostError
 from pikaforge.host import disk, ended_runs, leftovers
+from pikaforge.host.durable import write_atomically
 from pikaforge.host.leftovers import sweep, sweep_temporary, temporary_folder
 from pikaforge.host.run_id import RunId
-from pikaforge.host.store import write_atomically
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pikaforge.host.pieces import write_pieces
+from pikaforge.host.durable import write_pieces
 from pikaforge.host.shared_values import SharedValues
 from pikaforge.host.store import Store
 

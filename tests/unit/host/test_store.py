@@ -14,9 +14,10 @@ import pytest
 from pikaforge.errors import FullDiskError, HostError
 from pikaforge.host import ended_runs, process
 from pikaforge.host import store as store_module
+from pikaforge.host.durable import write_atomically
 from pikaforge.host.hashing import digest
 from pikaforge.host.run_id import RunId
-from pikaforge.host.store import RECORD, Result, Store, sha256, write_atomically
+from pikaforge.host.store import RECORD, Result, Store, sha256
 
 KEY = "0123456789abcdef0123456789abcdef"
 

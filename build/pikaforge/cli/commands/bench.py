@@ -16,8 +16,8 @@ from pikaforge.cli.commands.bench_servers import STAGE, LeftOut, Servers
 from pikaforge.cli.commands.build import refuse_early, refuse_problems, status
 from pikaforge.cli.context import Context
 from pikaforge.errors import EXIT_DONE, UsageError
+from pikaforge.host.durable import write_atomically
 from pikaforge.host.process import cwd
-from pikaforge.host.store import write_atomically
 from pikaforge.plan.cells import Cell
 
 WARM_UP = 0.1

@@ -24,9 +24,10 @@ from pikaforge.cli.commands.bench_servers import STAGE, Servers
 from pikaforge.cli.commands.build import refuse_early, refuse_problems, status
 from pikaforge.cli.context import Context
 from pikaforge.errors import EXIT_DONE, ForgeError, StageError, StageFailure, UsageError
+from pikaforge.host.durable import write_atomically
 from pikaforge.host.job import RunningServer
 from pikaforge.host.process import cwd
-from pikaforge.host.store import locked, write_atomically
+from pikaforge.host.store import locked
 from pikaforge.pipeline.smoke.resp import Connection
 from pikaforge.pipeline.smoke.wire import Closed
 from pikaforge.plan.cells import Cell

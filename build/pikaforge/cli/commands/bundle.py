@@ -17,8 +17,9 @@ from pikaforge.cli.commands.build import PreparedRun, prepare, refuse_early, ref
 from pikaforge.cli.context import Context
 from pikaforge.cli.faces.opening import part_reporting
 from pikaforge.errors import EXIT_DONE
+from pikaforge.host.durable import write_atomically
 from pikaforge.host.process import cwd
-from pikaforge.host.store import sha256, write_atomically
+from pikaforge.host.store import sha256
 from pikaforge.pipeline.stage import Request
 from pikaforge.plan.cells import Cell
 

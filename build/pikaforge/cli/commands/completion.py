@@ -6,7 +6,7 @@ from pikaforge.cli import completion as scripts
 from pikaforge.cli import output
 from pikaforge.cli.context import Context
 from pikaforge.errors import EXIT_DONE
-from pikaforge.host.store import write_atomically
+from pikaforge.host.durable import write_atomically
 
 LIST = "completion.txt"
 """In the folder of results."""

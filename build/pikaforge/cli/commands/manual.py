@@ -6,7 +6,7 @@ from pikaforge.cli import manual as pages
 from pikaforge.cli import output
 from pikaforge.cli.context import Context
 from pikaforge.errors import EXIT_DONE
-from pikaforge.host.store import write_atomically
+from pikaforge.host.durable import write_atomically
 
 
 def manual(context: Context) -> int:

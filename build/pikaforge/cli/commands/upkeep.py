@@ -18,9 +18,9 @@ from pikaforge.config.schema import matrix_schema, schema_of, series_schema
 from pikaforge.doctor.finding import DoctorReport
 from pikaforge.errors import EXIT_DONE, UsageError
 from pikaforge.host.docker import DockerEngine
+from pikaforge.host.durable import write_atomically
 from pikaforge.host.http import redacted
 from pikaforge.host.process import cwd
-from pikaforge.host.store import write_atomically
 from pikaforge.host.workspace import Workspace
 from pikaforge.operate.metrics import monitoring
 from pikaforge.pipeline import report

@@ -41,9 +41,9 @@ from pikaforge.errors import EXIT_DONE, EXIT_STAGE, HostError, KeyFileError, Unr
 from pikaforge.formats.manifest import Manifest
 from pikaforge.host import git_urls, http
 from pikaforge.host.download import NAME, Downloads, PinnedFile
+from pikaforge.host.durable import write_atomically
 from pikaforge.host.leftovers import temporary_folder
 from pikaforge.host.process import cwd
-from pikaforge.host.store import write_atomically
 
 UNSIGNED = (
     "nothing here is signed, so nobody vouches for it: signatures may have been taken away; --unsigned accepts that, "

@@ -42,7 +42,7 @@ from pikaforge.formats.templates import render
 from pikaforge.formats.wheel.platform_tags import platform_tags
 from pikaforge.formats.wheel.wheel_version import ARCH, command_name, distribution, module, version_of
 from pikaforge.host.archives import TarEntry, tar_entries
-from pikaforge.host.store import write_atomically
+from pikaforge.host.durable import write_atomically
 from pikaforge.operate.product_sh import highest_port
 from pikaforge.operate.scripts import DEPLOY, SETTINGS
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pikaforge.attest.describe import PROVENANCE_SUFFIX, SBOM_SUFFIX, SIGNATURE_SUFFIX
 from pikaforge.host import watch
-from pikaforge.host.pieces import write_pieces
+from pikaforge.host.durable import write_pieces
 from pikaforge.host.text import one_line
 from pikaforge.pages.notation import LABELS, moment, natural
 from pikaforge.pages.page import pieces

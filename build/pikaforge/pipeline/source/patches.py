@@ -11,8 +11,8 @@ from typing import Literal
 from pikaforge.config.patch_series import PatchEntry, Series
 from pikaforge.errors import AnswerError, PatchError, UnreachableError, UpstreamError
 from pikaforge.host import git, git_cache, hashing, http
+from pikaforge.host.durable import write_atomically
 from pikaforge.host.lockfile import Lock
-from pikaforge.host.store import write_atomically
 from pikaforge.host.text import size_text
 from pikaforge.pipeline.source.origin import WAYS_ROUND, Origin
 

@@ -26,8 +26,9 @@ from pathlib import Path
 from pikaforge.config.schema import Destination
 from pikaforge.errors import FullDiskError, PublishError
 from pikaforge.host.disk import is_full
+from pikaforge.host.durable import write_atomically
 from pikaforge.host.leftovers import sweep
-from pikaforge.host.store import locked, sha256, write_atomically
+from pikaforge.host.store import locked, sha256
 from pikaforge.host.text import ignore, size_text
 from pikaforge.publish.sites.recycling import Kept, strip
 from pikaforge.publish.sites.site import SiteOptions
