@@ -223,7 +223,7 @@ class Directory:
         """Write a file of the root; return False if it is there already."""
         folder, _, name = path.rpartition("/")
         file = (self._at(folder) if folder else self.root) / name
-        with self._errors("a file cannot be written", file):
+        with self._errors("a file cannot be written", file, after="it is as it was; publish again to finish"):
             there = file.lstat() if os.path.lexists(file) else None
             if there and stat.S_ISREG(there.st_mode) and there.st_size == len(data) and file.read_bytes() == data:
                 return False
@@ -232,19 +232,19 @@ class Directory:
         return True
 
     @contextmanager
-    def _errors(self, what: str, where: Path) -> Iterator[None]:
+    def _errors(self, what: str, where: Path, after: str = "nothing was changed") -> Iterator[None]:
         try:
             yield
         except OSError as error:
             advice = "free space there" if is_full(error) else "is the folder read-only, or somebody else's?"
             raise PublishError(
-                f"{what}: {error.strerror or error}; nothing was changed",
+                f"{what}: {error.strerror or error}; {after}",
                 where=str(error.filename or where),
                 hint=advice,
             ) from error
         except FullDiskError as error:
             raise PublishError(
-                f"{what}: {error.message}; nothing was changed", where=error.where or str(where), hint=error.hint
+                f"{what}: {error.message}; {after}", where=error.where or str(where), hint=error.hint
             ) from error
 
 
