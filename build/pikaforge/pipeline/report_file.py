@@ -65,7 +65,7 @@ class ReportFile(Strict):
     )
 
 
-class _Facts:
+class _FactTexts:
     """The facts of a report's cells, each once. Cells that have the same object have the same key."""
 
     def __init__(self) -> None:
@@ -138,7 +138,7 @@ def pieces(report: BuildReport) -> Iterator[bytes]:
 
 def _bare_pieces(report: BuildReport) -> Iterator[bytes]:
     """Yield all but the digest and the end of a report's file."""
-    facts = _Facts()
+    facts = _FactTexts()
     for cell in report.cells:
         for section, fact in (("audits", cell.audit), ("ways", cell.native), ("ways", cell.emulated)):
             facts.key(section, fact)
