@@ -20,7 +20,7 @@ def is_damaged(armored: bytes) -> bool:
 
     What has no checksum may be good, and so may be what is in binary form: only a key can tell then.
     """
-    if BEGIN not in armored and END not in armored:
+    if not armored.startswith(BEGIN[:5]) and BEGIN not in armored and END not in armored:
         return False
     found = ARMOR.search(armored)
     if found is None:

@@ -192,9 +192,8 @@ class _DistWriter:
         self.before.compare_sums(folder, sums, self.made)
         write_sums(folder, sums)
         for name in (*sums, SUMS):
-            if self.signer is None:
-                self.before.drop_damaged_signature(folder / name)
-            else:
+            self.before.drop_damaged_signature(folder / name)  # gpg takes some that are
+            if self.signer is not None:
                 self.signer.sign(folder / name)
 
 
