@@ -123,7 +123,16 @@ IMPORT = r"^\s*(import|from)\s+{}\b"
     [
         ("subprocess", {"host/process.py"}),
         # One module makes the client; the others take it, and name its type.
-        ("docker", {"host/connection.py", "host/container.py", "host/engine_calls.py", "host/sweeping.py"}),
+        (
+            "docker",
+            {
+                "host/connection.py",
+                "host/container.py",
+                "host/engine_calls.py",
+                "host/memory_watch.py",
+                "host/sweeping.py",
+            },
+        ),
         # The second one bounds the calls of the engine's SDK, which is a session of requests.
         ("requests", {"host/http_session.py", "host/engine_calls.py"}),
         ("urllib3", {"host/http_session.py"}),

@@ -268,7 +268,7 @@ class TestRefusals:
         report = json.loads(path.read_text())
         for cell in report["cells"]:
             cell["status"] = "failed"
-        path.write_text(json.dumps(report))
+        path.write_text(json.dumps({**report, "sha256": ""}))
         done = house.publish("all", "--to", "staging", check=EXIT_CONFIG)
         self.refused(done, "of the last runs these failed: R620-debian12-none, R720-debian12-none")
 
@@ -299,7 +299,7 @@ class TestRefusals:
             for artifact in cell["artifacts"]:
                 if artifact["path"].endswith(package.name):
                     artifact["sha256"] = hashlib.sha256(package.read_bytes()).hexdigest()
-        path.write_text(json.dumps(report))
+        path.write_text(json.dumps({**report, "sha256": ""}))
 
 
 class TestHistory:
