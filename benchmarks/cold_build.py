@@ -23,6 +23,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Sequence
@@ -105,15 +106,17 @@ def build(model: str, image: str, stages: tuple[str, ...], out: Path) -> tuple[f
 
 def by_hand(jobs: Sequence[Job], folder: Path) -> float:
     """Run jobs by hand; return the seconds."""
-    (folder / "empty").mkdir()
     began = time.perf_counter()
-    for job in jobs:
+    for number, job in enumerate(jobs):
         given = {**job.env, "PIKAFORGE_ROOT": ROOT}
         variables = [word for name, value in given.items() for word in ("-e", f"{name}={value}")]
         made = docker("create", "--network", "none", "-v", ROOT, "-w", ROOT, *variables, job.image, *job.argv)
         container = made.decode().strip()
-        for name in {"out", *(item.folder for item in job.inputs)} - {""}:
-            docker("cp", str(folder / "empty"), f"{container}:{ROOT}/{name}")
+        folders = folder / f"folders-{number}.tar"
+        with tarfile.open(folders, "w") as archive:
+            for name in sorted({"out", *(item.folder for item in job.inputs)} - {""}):
+                archive.addfile(directory(name))
+        docker("cp", "-", f"{container}:{ROOT}", given=folders)
         for item in job.inputs:
             assert isinstance(item.archive, Path)
             docker("cp", "-", f"{container}:{ROOT}/{item.folder}", given=item.archive)
@@ -122,6 +125,13 @@ def by_hand(jobs: Sequence[Job], folder: Path) -> float:
             docker("cp", f"{container}:{ROOT}/{path}", str(folder))
         docker("rm", "-v", container)
     return time.perf_counter() - began
+
+
+def directory(name: str) -> tarfile.TarInfo:
+    """Return a folder's member of an archive. Folders above it need none."""
+    member = tarfile.TarInfo(name)
+    member.type, member.mode = tarfile.DIRTYPE, 0o755
+    return member
 
 
 def docker(*words: str, given: Path | None = None) -> bytes:
