@@ -232,6 +232,8 @@ def test_it_prints_what_a_build_without_a_kept_answer_prints(call: Call) -> None
 def test_events_are_those_of_a_build(call: Call) -> None:
     fresh = call("build", "--json")
     kept = call("build", "--json")
+    if not call.replayed:  # what the first call had looked at was changing meanwhile, such as folders of other tests
+        kept = call("build", "--json")
     assert call.replayed
 
     def events(text: str) -> list[str]:
