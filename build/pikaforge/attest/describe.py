@@ -6,7 +6,7 @@ and, once it is signed, `X.asc`. Artifact and manifest decide what is in the fir
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pikaforge.attest import provenance, sbom
@@ -14,7 +14,7 @@ from pikaforge.attest.contents import read_package
 from pikaforge.attest.provenance import Builder
 from pikaforge.errors import AuditError
 from pikaforge.formats.manifest import MANIFEST, read_manifest
-from pikaforge.host.durable import write_atomically
+from pikaforge.host.durable import write_changed
 from pikaforge.host.store import sha256
 
 SBOM_SUFFIX = ".sbom.json"
@@ -43,7 +43,7 @@ def describe(artifact: Path, *, builder: Builder, manifest: Mapping[str, object]
     claimed = read_manifest(content, where=str(artifact))
     digest = sha256(artifact)
     bill_path = artifact.with_name(artifact.name + SBOM_SUFFIX)
-    _write(bill_path, sbom.text(sbom.document(claimed, artifact=artifact.name, sha256=digest)))
+    write_changed(bill_path, sbom.text(sbom.document(claimed, artifact=artifact.name, sha256=digest)))
     statement = provenance.statement(
         claimed,
         artifact=artifact.name,
@@ -53,10 +53,10 @@ def describe(artifact: Path, *, builder: Builder, manifest: Mapping[str, object]
         byproducts={bill_path.name: sha256(bill_path)},
     )
     statement_path = artifact.with_name(artifact.name + PROVENANCE_SUFFIX)
-    _write(statement_path, statement.text())
+    write_changed(statement_path, statement.text())
     return bill_path, statement_path
 
 
-def _write(path: Path, text: str) -> None:
-    if not path.is_file() or path.read_bytes() != text.encode():
-        write_atomically(path, text)
+def sums_text(digests: Iterable[tuple[str, str]]) -> str:
+    """Return the text of a folder's SHA256SUMS, as `sha256sum` writes it, from names and digests."""
+    return "".join([f"{sha256}  {name}\n" for name, sha256 in sorted(digests)])

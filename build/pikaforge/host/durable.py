@@ -63,6 +63,19 @@ def write_atomically(path: Path, data: bytes | str | Iterable[bytes]) -> None:
         raise
 
 
+def write_changed(path: Path, data: bytes | str) -> bool:
+    """Write a file unless it is there with the same bytes; return whether it was written."""
+    if has(path, data):
+        return False
+    write_atomically(path, data)
+    return True
+
+
+def has(path: Path, data: bytes | str) -> bool:
+    """Return whether a file is there and has these bytes."""
+    return _has(path, (data.encode() if isinstance(data, str) else data,))
+
+
 def write_pieces(path: Path, pieces: Callable[[], Iterable[bytes]]) -> None:
     """Write a file unless it is there with the same bytes. Nobody has to hold all of a large one.
 

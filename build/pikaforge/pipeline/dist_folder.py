@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
-from pikaforge.attest.describe import PROVENANCE_SUFFIX, SBOM_SUFFIX, SIGNATURE_SUFFIX, SUMS
+from pikaforge.attest.describe import PROVENANCE_SUFFIX, SBOM_SUFFIX, SIGNATURE_SUFFIX, SUMS, sums_text
 from pikaforge.errors import ForgeError, FullDiskError, HostError
 from pikaforge.formats.artifact import ArtifactRecord
 from pikaforge.formats.format import of
-from pikaforge.host.durable import write_atomically
+from pikaforge.host.durable import has, write_atomically
 from pikaforge.host.store import Result, sha256
 
 LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
@@ -118,7 +118,7 @@ def write_sums(folder: Path, digests: Mapping[str, str]) -> None:
     path = folder / SUMS
     sums = {name: digest for name, digest in listed(folder).digests.items() if (folder / name).is_file()}
     sums.update(digests)
-    text = "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
-    if not path.is_file() or path.read_bytes() != text.encode():
+    text = sums_text(sums.items())
+    if not has(path, text):
         path.with_name(path.name + SIGNATURE_SUFFIX).unlink(missing_ok=True)
         write_atomically(path, text)

@@ -8,12 +8,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from pikaforge.attest.describe import SIGNATURE_SUFFIX, SUMS
+from pikaforge.attest.describe import SIGNATURE_SUFFIX, SUMS, sums_text
 from pikaforge.errors import PublishError
 from pikaforge.formats.format import Format, Pool, RepositoryIndex, every
 from pikaforge.publish.diff import DAY, RepositoryDiff
 from pikaforge.publish.state import STATE, Artifact, File, Generation, State, text
-from pikaforge.publish.transaction import Addition, Transaction, file_of, sums_text
+from pikaforge.publish.transaction import Addition, Transaction, file_of
 
 
 class Signing(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,8 +52,3 @@ class Transaction:
 def file_of(path: str, data: bytes) -> File:
     """Return the record of a file."""
     return File(path=path, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
-
-
-def sums_text(digests: Iterable[tuple[str, str]]) -> str:
-    """Return the text of a folder's SHA256SUMS, as `sha256sum` writes it, from names and digests."""
-    return "".join([f"{sha256}  {name}\n" for name, sha256 in sorted(digests)])

@@ -18,7 +18,7 @@ from pikaforge.config.schema import matrix_schema, schema_of, series_schema
 from pikaforge.doctor.finding import DoctorReport
 from pikaforge.errors import EXIT_DONE, UsageError
 from pikaforge.host.docker import DockerEngine
-from pikaforge.host.durable import write_atomically
+from pikaforge.host.durable import write_changed
 from pikaforge.host.http import redacted
 from pikaforge.host.process import cwd
 from pikaforge.host.workspace import Workspace
@@ -130,10 +130,7 @@ def schema(context: Context) -> int:
 
 def _write_changed(home: Path, texts: Mapping[str, str]) -> None:
     for name, text in texts.items():
-        path = home / name
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            path.parent.mkdir(exist_ok=True)
-            write_atomically(path, text)
+        if write_changed(home / name, text):
             output.show(f"wrote {name}")
 
 

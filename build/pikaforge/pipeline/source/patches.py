@@ -11,7 +11,7 @@ from typing import Literal
 from pikaforge.config.patch_series import PatchEntry, Series
 from pikaforge.errors import AnswerError, PatchError, UnreachableError, UpstreamError
 from pikaforge.host import git, git_cache, hashing, http
-from pikaforge.host.durable import write_atomically
+from pikaforge.host.durable import write_changed
 from pikaforge.host.lockfile import Lock
 from pikaforge.host.text import size_text
 from pikaforge.pipeline.source.origin import WAYS_ROUND, Origin
@@ -171,8 +171,7 @@ def _keep(
 ) -> Patch:
     sha256 = hashing.digest(data)
     path = sources.downloads / sha256
-    if not path.is_file() or path.read_bytes() != data:
-        write_atomically(path, data)
+    write_changed(path, data)
     return Patch(
         name=name,
         kind=kind,
