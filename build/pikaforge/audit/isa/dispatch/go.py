@@ -12,29 +12,29 @@ Sources: Go's src/internal/cpu/cpu_x86.go, src/runtime/proc.go (cpuinit), src/cm
 from __future__ import annotations
 
 import re
-from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
-from itertools import chain, groupby
-from operator import attrgetter
+from functools import cached_property, lru_cache
 from pathlib import Path
 
-from pikaforge.audit.elf.gopclntab import SECTION
-from pikaforge.audit.elf.layout import PF_X, PT_LOAD, SHT_DYNSYM, SHT_SYMTAB, Buffer, Layout, mapped
+from pikaforge.audit.elf.layout import PT_LOAD, Buffer, Layout
 from pikaforge.audit.isa.cuts import Cuts
 from pikaforge.audit.isa.dispatch.game import forced, setter, starts_of
+from pikaforge.audit.isa.dispatch.go_references import Asked, GoReferences, named, pointed_code, with_name
+from pikaforge.audit.isa.dispatch.rows import AddressSet
 from pikaforge.audit.isa.dispatch.steps import NONE, RIP, Body, InstructionStep, body
 from pikaforge.audit.isa.opcodes import features_by_code
-from pikaforge.audit.isa.piece_scan import units
-from pikaforge.audit.isa.ranges import GAP, NOWHERE, CodeMap
-from pikaforge.audit.isa.worker_pool import Chunk, WorkerPool, chunks
+from pikaforge.audit.isa.ranges import GAP, CodeMap
+from pikaforge.audit.isa.swept import QUICK_BYTES
+from pikaforge.audit.isa.worker_pool import WorkerPool, chunks
 from pikaforge.cpu import features
 
 TABLE = "go_dispatchers.csv"
 MARK = re.compile(rb"\0internal/cpu\.(?:doinit|Initialize)\0")
 CPU_PACKAGES = re.compile(r"(?:^|/)internal/cpu(?:info)?\.|(?:^|/)x/sys/cpu\.|/fips140deps/cpu\.|/cpuid(?:/v2)?\.")
 """Functions of packages that ask the CPU and keep its answers."""
+CPU = re.compile(rb"cpu")
+"""What all their names have."""
 STARTERS = re.compile(r"\.init(?:\.\d+)?$|\.map\.init\.\d+$")
 """Functions that initialise a package's variables (Go specification, Package initialization)."""
 RUNTIME = re.compile(r"^runtime\.")
@@ -48,22 +48,6 @@ TEXT = (
     "Go: only after a look at what internal/cpu has kept of the CPU's answers (Go src/internal/cpu/cpu_x86.go); "
     "whether it is the right answer is not checked"
 )
-Edges = list[tuple[int, "array[int]"]]
-
-
-def edges(chunk: Chunk, bounds: tuple[int, int]) -> Edges:
-    """Return the addresses within bounds that each piece of a chunk jumps to, calls or names; workers run this."""
-    branch, place = attrgetter("near_branch_target"), attrgetter("memory_displacement")
-    low, high = bounds
-    out: Edges = []
-    with mapped(Path(chunk.path)) as data:
-        for index, parts in groupby(units(chunk, data), key=attrgetter("piece")):
-            start, end = chunk.starts[index - chunk.first], chunk.ends[index - chunk.first]
-            instructions = list(chain.from_iterable(part.instructions for part in parts))
-            met = set(map(branch, instructions))
-            met.update(map(place, instructions))
-            out.append((index, array("Q", (a for a in met if low <= a < high and not start <= a < end))))
-    return out
 
 
 def is_go(code: CodeMap) -> bool:
@@ -91,11 +75,9 @@ def go_evidence(
         pool: the worker processes.
     """
     loads = [s for s in layout.segments if s.type == PT_LOAD]
-    bounds = (min(s.address for s in loads), max(s.address + s.memory_size for s in loads))
-    program = _Program(data, layout, code, Cuts(data, code))
-    for part in pool.each(edges, chunks(path, code), bounds):
-        for index, addresses in part:
-            program.add(index, addresses)
+    low, high = min(s.address for s in loads), max(s.address + s.memory_size for s in loads)
+    read = pool.each(named, chunks(path, code), Asked(low, high, code.size >= QUICK_BYTES))
+    program = _Program(data, layout, code, GoReferences(code, read))
     found = {}
     for piece, names in wanted.items():
         for feature in names:
@@ -112,41 +94,37 @@ def _known() -> dict[tuple[str, str], str]:
     return {(row["function"], name): row["shown"] for row in features.rows(TABLE) for name in row["features"].split()}
 
 
-@dataclass(slots=True)
+@dataclass
 class _Program:
     """A Go program and what is known of its flags."""
 
     data: Buffer
     layout: Layout
     code: CodeMap
-    cuts: Cuts
-    callers: dict[int, set[tuple[int, int]]] = field(default_factory=dict)
-    """Pieces that refer to a piece, each with the address that it refers to."""
-    users: dict[int, set[int]] = field(default_factory=dict)
-    """Pieces that name an address of data."""
-    kept: set[int] = field(default_factory=set)
-    """Addresses of data that the packages which ask the CPU name."""
+    references: GoReferences
+    cuts: Cuts = field(init=False)
     _bodies: dict[int, Body] = field(default_factory=dict)
     _trusted: dict[int, bool] = field(default_factory=dict)
 
-    def add(self, piece: int, addresses: Iterable[int]) -> None:
-        """Add the references of a piece."""
-        asks = CPU_PACKAGES.search(self.code.name(piece)) is not None
-        for address in addresses:
-            target = self.code.at(address)
-            if target != NOWHERE:
-                self.callers.setdefault(target, set()).add((piece, address))
-            else:
-                self.users.setdefault(address, set()).add(piece)
-                if asks:
-                    self.kept.add(address)
+    def __post_init__(self) -> None:
+        self.cuts = Cuts(self.data, self.code)
+
+    @cached_property
+    def kept(self) -> AddressSet:
+        """Addresses of data that the packages which ask the CPU name."""
+        return self.references.data_of(p for p in with_name(self.code, CPU) if CPU_PACKAGES.search(self.code.name(p)))
+
+    @cached_property
+    def pointed(self) -> AddressSet:
+        """Addresses of code that data hold."""
+        return pointed_code(self.data, self.layout, self.code)
 
     def body(self, piece: int) -> Body:
         """Return the instructions of a piece; of one that is too large none, which is not sound."""
         if piece not in self._bodies:
             start, end = self.code.starts[piece], self.code.ends[piece]
             begin = self.cuts.begin(piece)
-            inner = {a for _, a in self.callers.get(piece, ())} - {begin}
+            inner = {a for _, a in self.references.callers(piece)} - {begin}
             whole = end - start <= BODY and all(address > begin for address in inner)
             raw = self.cuts.raw(piece) if whole else b""
             self._bodies[piece] = body(raw, begin, inner)
@@ -166,7 +144,7 @@ class _Program:
     def _kept_from(self, piece: int, wanted: set[int]) -> bool:
         """Return whether flags alone can keep a function from some of its blocks."""
         held = self.body(piece)
-        inner = {a for _, a in self.callers.get(piece, ())} - {held.start}
+        inner = {a for _, a in self.references.callers(piece)} - {held.start}
         return (
             held.sound
             and bool(wanted)
@@ -175,8 +153,8 @@ class _Program:
 
     def _behind(self, piece: int, seen: set[int], depth: int) -> bool:
         """Return whether all functions that lead to a piece do so only after a look at a flag."""
-        sources = self.callers.get(piece, set())
-        if not sources or len(sources) > CALLERS or depth == 0 or self._pointed(self.code.starts[piece]):
+        sources = self.references.callers(piece)
+        if not sources or len(sources) > CALLERS or depth == 0 or self.code.starts[piece] in self.pointed:
             return False
         for source, address in sources:
             held = self.body(source)
@@ -207,24 +185,6 @@ class _Program:
             and not any(_names(step, address) for step in steps[:-1])
         )
 
-    def _pointed(self, address: int) -> bool:
-        """Return whether data holds the address of a function: then other code may call it in a way not seen here."""
-        wanted = address.to_bytes(8, "little")
-        tables = [  # they name functions, and nobody but a plugin of the same program calls one through them
-            (s.offset, s.offset + s.size)
-            for s in self.layout.sections
-            if s.name.endswith(SECTION) or s.type in (SHT_SYMTAB, SHT_DYNSYM)
-        ]
-        for part in self.layout.segments:
-            if part.type != PT_LOAD or part.flags & PF_X:
-                continue
-            at = self.data.find(wanted, part.offset, part.offset + part.file_size)
-            while at >= 0:
-                if not any(low <= at < high for low, high in tables):
-                    return True
-                at = self.data.find(wanted, at + 1, part.offset + part.file_size)
-        return False
-
     # ---- flags
 
     def _on_flag(self, held: Body, index: int) -> bool:
@@ -247,7 +207,7 @@ class _Program:
         take that of such a variable: they cannot name the byte, which its own package alone does.
         """
         writers, takers = set(), set()
-        for piece in self.users.get(address, ()):
+        for piece in self.references.users(address):
             held = self.body(piece)
             if any(step.stores for step in held.steps if _takes(step, address)):
                 writers.add(piece)
