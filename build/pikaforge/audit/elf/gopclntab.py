@@ -7,10 +7,12 @@ src/runtime/symtab.go (the header). Numbers are little-endian, and pointers have
 from __future__ import annotations
 
 import struct
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import gt
 
-from pikaforge.audit.elf.layout import PF_X, PT_LOAD, SHT_RELA, Buffer, Layout, Segment, find
+from pikaforge.audit.elf.layout import PF_X, PT_LOAD, SHT_RELA, Buffer, Layout, Section, Segment, find
 
 SECTION = ".gopclntab"
 MAGIC_2, MAGIC_16, MAGIC_18, MAGIC_20 = 0xFFFFFFFB, 0xFFFFFFFA, 0xFFFFFFF0, 0xFFFFFFF1
@@ -109,14 +111,24 @@ def _text_start(data: Buffer, layout: Layout, offset: int, given: int) -> int:
          if p.type == PT_LOAD and p.offset <= offset < p.offset + p.file_size), None)  # fmt: skip
     for section in layout.sections:
         if section.type == SHT_RELA and section.in_file and place is not None:
-            raw = data[section.offset : section.offset + section.size // _RELA.size * _RELA.size]
-            found = next((int(addend) for at, _, addend in _RELA.iter_unpack(raw) if at == place + 24), 0)
+            found = _addend(data, section, place + 24)
             if found:
                 return found
     text = layout.section(".text")
     if text is None:
         raise ValueError("the start of the code is not known")
     return text.address
+
+
+def _addend(data: Buffer, section: Section, place: int) -> int:
+    """Return the addend of the relocation of a place in a section of relocations; 0 if there is none."""
+    wanted, end = struct.pack("<Q", place % (1 << 64)), section.offset + section.size // _RELA.size * _RELA.size
+    at = data.find(wanted, section.offset, end)
+    while at >= 0:
+        if (at - section.offset) % _RELA.size == 0 and at + _RELA.size <= min(end, len(data)):
+            return int(_RELA.unpack_from(data, at)[2])
+        at = data.find(wanted, at + 1, end)
+    return 0
 
 
 def _functions(
@@ -143,24 +155,27 @@ def _functions(
     raw = data[at : at + size * count + size // 2]
     if at < 0 or len(raw) < size * count + size // 2:
         raise ValueError("the file ends within it")
-    entries = list(struct.iter_unpack(entry, raw[: size * count]))
-    (last,) = struct.unpack(entry[:2], raw[size * count :])
-    starts = [e[0] for e in entries] + [last]
+    words = array(entry[-1], raw)
+    starts, places = words[::2], words[1::2]
+    if any(map(gt, starts, starts[1:])):
+        raise ValueError("its addresses do not ascend")
     code = [(p.address, p.address + p.file_size) for p in layout.segments if p.type == PT_LOAD and p.flags & PF_X]
     record, base = struct.Struct(form[0]), form[1]
     where = at if table_at is None else table_at
     out: list[tuple[int, int, int]] = []
     strings = bytearray()
-    for index, (start, place) in enumerate(entries):
-        end = starts[index + 1]
-        if end < start or (index and start < starts[index - 1]):
-            raise ValueError("its addresses do not ascend")
+    for start, end, place in zip(starts, starts[1:], places, strict=False):
         low, high = base + start, base + end
         if low == high or not any(a <= low and high <= b for a, b in code):
             continue
-        piece = data[where + place : where + place + record.size]
-        offset = names + record.unpack(piece)[1]
-        name = bytes(data[offset : offset + NAME]).partition(b"\0")[0] if 0 <= offset < len(data) else b""
+        if where + place > len(data):
+            raise ValueError("a function's record is behind the file's end")
+        offset = names + record.unpack_from(data, where + place)[1]
+        if 0 <= offset < len(data):
+            name_end = data.find(b"\0", offset, offset + NAME)
+            name = bytes(data[offset : name_end if name_end >= 0 else offset + NAME])
+        else:
+            name = b""
         if len(strings) + len(name) > NAMES:
             raise ValueError("its names are too long")
         out.append((low, high, len(strings)))

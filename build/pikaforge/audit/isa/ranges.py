@@ -150,6 +150,7 @@ def read_map(
     go = read_functions(data, layout)  # a stripped Go program has the names and ends of its functions there
     symbols += [Symbol(start, end - start, STT_FUNC, 0, len(strings) + name) for start, end, name in go.ranges]
     strings += go.strings
+    release(data)
     frames = read_frames(data, layout)
     resolvers = {s.address for s in symbols if s.kind == STT_GNU_IFUNC} | set(irelative(data, layout, where))
     builder = _RegionCutter(symbols, strings, frames.ranges, read_tables(data, layout, regions))

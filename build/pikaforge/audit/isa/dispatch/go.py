@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from pikaforge.audit.elf.layout import PT_LOAD, Buffer, Layout
+from pikaforge.audit.elf.layout import ET_EXEC, PT_LOAD, Buffer, Layout
 from pikaforge.audit.isa.cuts import Cuts
 from pikaforge.audit.isa.dispatch.game import forced, setter, starts_of
 from pikaforge.audit.isa.dispatch.go_references import Asked, GoReferences, named, pointed_code, with_name
@@ -76,7 +76,7 @@ def go_evidence(
     """
     loads = [s for s in layout.segments if s.type == PT_LOAD]
     low, high = min(s.address for s in loads), max(s.address + s.memory_size for s in loads)
-    read = pool.each(named, chunks(path, code), Asked(low, high, code.size >= QUICK_BYTES))
+    read = pool.each(named, chunks(path, code), Asked(low, high, layout.type == ET_EXEC, code.size >= QUICK_BYTES))
     program = _Program(data, layout, code, GoReferences(code, read))
     found = {}
     for piece, names in wanted.items():

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from pikaforge.audit.elf.gopclntab import SECTION
-from pikaforge.audit.elf.layout import PF_X, PT_LOAD, SHT_DYNSYM, SHT_SYMTAB, Buffer, Layout, mapped
+from pikaforge.audit.elf.layout import PF_X, PT_LOAD, SHT_DYNSYM, SHT_SYMTAB, Buffer, Layout, mapped, release
 from pikaforge.audit.isa.dispatch.graph import Callers
 from pikaforge.audit.isa.dispatch.rows import AddressSet, Rows, is_in, numbers, row_of
 from pikaforge.audit.isa.piece_scan import units
@@ -40,6 +40,8 @@ class Asked(NamedTuple):
     low: int
     high: int
     """The addresses of the program: the first one, and the one behind the last."""
+    fixed: bool
+    """Whether the program has a fixed address, so that a displacement may be an address."""
     quick: bool
     """Whether many instructions are decoded at once, which pays in large programs."""
 
@@ -62,7 +64,7 @@ def named(chunk: Chunk, asked: Asked) -> Named:
 
     left: set[int] = set()
     with mapped(Path(chunk.path)) as data:
-        found = referred(chunk, data, ((asked.low, asked.high),), left, Operands(wide=False, displaced=True))
+        found = referred(chunk, data, ((asked.low, asked.high),), left, Operands(wide=False, displaced=asked.fixed))
     owner = np.repeat(numbers(found.pieces), numbers(found.counts).astype(np.int64))
     place = owner - np.uint64(chunk.first)
     addresses = numbers(found.addresses)
@@ -78,8 +80,10 @@ def named(chunk: Chunk, asked: Asked) -> Named:
 
 def _one_by_one(chunk: Chunk, asked: Asked, wanted: frozenset[int] | None, kept: Iterable[int] | None = None) -> Named:
     """Return what `named` does, of those pieces that are wanted and kept; None: of all."""
-    branch, place = attrgetter("near_branch_target"), attrgetter("memory_displacement")
-    low, high, _ = asked
+    from iced_x86 import Register  # noqa: PLC0415
+
+    branch, place = attrgetter("near_branch_target"), attrgetter("memory_base", "memory_displacement")
+    low, high, fixed, _ = asked
     out = Named(array("q"), array("q"), array("Q"))
     with mapped(Path(chunk.path)) as data:
         for index, parts in groupby(units(chunk, data, wanted=wanted), key=attrgetter("piece")):
@@ -87,7 +91,8 @@ def _one_by_one(chunk: Chunk, asked: Asked, wanted: frozenset[int] | None, kept:
             if kept is not None and index not in kept:
                 continue
             start, end = chunk.starts[index - chunk.first], chunk.ends[index - chunk.first]
-            met = {*map(branch, instructions), *map(place, instructions)}
+            met = set(map(branch, instructions))
+            met.update(at for base, at in map(place, instructions) if fixed or base == Register.RIP)
             met.discard(0)  # what iced gives for instructions that have none
             addresses = array("Q", sorted(a for a in met if low <= a < high and not start <= a < end))
             if addresses:
@@ -163,6 +168,7 @@ def pointed_code(data: Buffer, layout: Layout, code: CodeMap) -> AddressSet:
             for at in range(part.offset, part.offset + part.file_size, BLOCK):
                 end = min(at + BLOCK + WORD - 1, part.offset + part.file_size, len(data))
                 held.extend(_words(data, (at, end), tables, (low, high)))
+            release(data)
     return AddressSet(np.concatenate(held))
 
 
