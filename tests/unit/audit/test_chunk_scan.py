@@ -22,6 +22,7 @@ from pikaforge.audit.isa.dispatch.references import packed, references, referenc
 from pikaforge.audit.isa.ranges import FRAME, FUNCTION, GAP
 from pikaforge.audit.isa.scan_facts import Given, Scanned
 from pikaforge.audit.isa.stretches import stretches
+from pikaforge.audit.isa.swept.blocks import kinds_for
 from pikaforge.audit.isa.taken import Wanted, _pieces, _pieces_at_once, taken
 from pikaforge.audit.isa.worker_pool import Chunk, chunks
 
@@ -35,6 +36,7 @@ PLANTED = tuple(map(bytes.fromhex, (
     "0fa2", "0f01d0",  # cpuid, xgetbv
     "66e800000000", "660f8410000000", "66e910000000",  # branches with the prefix of an operand size
     "eb01", "7403", "ebfd", "e8fbffffff", "e2fe", "c7f800000000",  # jumps into instructions, xbegin
+    "e800000000", "e900000000", "0f8400000000", "e8ffffffff",  # branches to what follows, or into themselves
     "f00fb10f", "67a100000000", "0f20c0", "666690", "6690", "f390", "c3", "cc", "90",
     "0000", "000000000000", "00000000000000000000c5fdfec0", "f30f1efa", "4190", "488c c0".replace(" ", ""),
 )))  # fmt: skip
@@ -94,6 +96,47 @@ def test_hostile_pieces(number: int, tmp_path: Path) -> None:
             if key != "order":
                 assert at_once[key] == value, key
         assert at_once["order"] == sorted(at_once["order"])  # type: ignore[call-overload]
+
+
+HIDDEN = bytes.fromhex("48b8c5fdfec0c3909090")
+"""movabs $…,%rax, in which there is vpaddd %ymm0,%ymm0,%ymm0."""
+BRANCHES = ("e8", "e9", "0f84", "eb", "74", "e2", "e3", "c7f8", "3e0f85", "f2e8", "48e9", "2e74")
+
+
+@pytest.mark.parametrize("first", ["next", "last byte", "zero", "same byte", "far"])
+@pytest.mark.parametrize("opcode", BRANCHES)
+def test_a_branch_is_known_whatever_the_first_one_leads_to(opcode: str, first: str, tmp_path: Path) -> None:
+    """A process asks iced once for each kind of instructions: it must not keep what only the first one has.
+
+    `call $+5` has the distance 0, which is 0 in its last byte, too. A weak function that is missing has the address 0.
+    """
+    raw, base = bytes.fromhex(opcode), 0x40
+    size = 1 if opcode in ("eb", "74", "e2", "e3", "2e74") else 4
+    after = base + len(raw) + size
+    distance = {"next": 0, "last byte": -1, "zero": -after, "same byte": -0x01010102 if size == 4 else -2, "far": 100}
+    begin = raw + distance[first].to_bytes(size, "little", signed=True)
+    # The second one leads into an instruction, where AVX2 is.
+    code = begin + raw + (2).to_bytes(size, "little", signed=True) + HIDDEN + b"\x90" * 40
+    path = tmp_path / "code"
+    path.write_bytes(code)
+    start, end, offset = (array("Q", [number]) for number in (base, base + len(code), 0))
+    chunk = Chunk(str(path), 0, start, end, offset, bytes([FUNCTION]))
+    given = Given(of_baseline("sandybridge"), False, True)
+    kinds_for.cache_clear()
+    at_once = result(scan_pieces(chunk, given))
+    assert at_once == result(scan_pieces(chunk, given._replace(quick=False)))
+    assert "avx2" in repr(at_once["found"])
+
+
+def test_the_order_of_chunks_changes_nothing(tmp_path: Path) -> None:
+    given = Given(of_baseline("sandybridge"), False, True)
+    parts = [hostile(random.Random(n), tmp_path / f"code{n}", base=BASES[n % 4], size=4_000) for n in range(12)]
+    found = []
+    for seed in range(4):
+        kinds_for.cache_clear()
+        order = random.Random(seed).sample(range(len(parts)), len(parts))
+        found.append({number: result(scan_pieces(parts[number], given)) for number in order})
+    assert all(one == found[0] for one in found)
 
 
 def test_a_library(tmp_path: Path) -> None:

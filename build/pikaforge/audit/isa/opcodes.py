@@ -83,3 +83,16 @@ def flows() -> frozenset[int]:
     from iced_x86 import FlowControl  # noqa: PLC0415
 
     return frozenset(int(getattr(FlowControl, name)) for name in ENDING)
+
+
+@lru_cache(maxsize=1)
+def _near() -> frozenset[int]:
+    """Return iced's kinds of the operand of a direct branch."""
+    from iced_x86 import OpKind  # noqa: PLC0415
+
+    return frozenset((int(OpKind.NEAR_BRANCH16), int(OpKind.NEAR_BRANCH32), int(OpKind.NEAR_BRANCH64)))
+
+
+def is_near_branch(one: Instruction) -> bool:
+    """Return whether an instruction is a direct branch. Its target may be any address, 0 as well."""
+    return one.op_count > 0 and one.op_kind(0) in _near()

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from pikaforge.audit.elf.executable import PADDING
 from pikaforge.audit.elf.layout import Buffer, mapped
-from pikaforge.audit.isa.opcodes import LONGEST, Tables, features_by_code, flows, tables
+from pikaforge.audit.isa.opcodes import LONGEST, Tables, features_by_code, flows, is_near_branch, tables
 from pikaforge.audit.isa.ranges import GAP, PIECE_LIMIT, TABLE
 from pikaforge.audit.isa.scan_facts import Addresses, FeatureHit, Given, Scanned, Unit
 from pikaforge.audit.isa.table_pieces import runs_on, tables_in
@@ -269,7 +269,7 @@ def _short_operands(unit: Unit) -> tuple[FeatureHit, ...]:
     formatter = Formatter(FormatterSyntax.GAS)
     found = []
     for instruction in unit.instructions:
-        if instruction.near_branch_target:
+        if is_near_branch(instruction):
             at = instruction.ip - unit.start
             raw = (unit.raw + unit.slack)[at : at + instruction.len]
             other = Decoder(64, raw, DecoderOptions.AMD, ip=instruction.ip).decode()

@@ -11,7 +11,7 @@ import numpy as np
 
 from pikaforge.audit.elf.executable import PADDING
 from pikaforge.audit.elf.layout import Buffer
-from pikaforge.audit.isa.opcodes import tables
+from pikaforge.audit.isa.opcodes import is_near_branch, tables
 from pikaforge.audit.isa.ranges import GAP, LAST, NOWHERE, PIECE_LIMIT, TABLE
 from pikaforge.audit.isa.swept.kinds import DETECTING, INVALID, NEAR8, NEAR32, ODD, Kinds, Swept
 from pikaforge.audit.isa.swept.lengths import SLACK, lengths, words
@@ -229,7 +229,7 @@ def _examine(block: CodeBlock, allowed: frozenset[str]) -> NDArray[np.bool_]:
         one = block.decoded(at)
         if one.code == 0 or one.len != block.lengths[at]:
             broken[owner] = True
-        elif one.code in known.bad or one.near_branch_target or one.code in known.detecting:
+        elif one.code in known.bad or one.code in known.detecting or is_near_branch(one):
             block.unfit[owner] = True
         else:
             block.odd.append((number, one))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from pikaforge.audit.isa.opcodes import tables
+from pikaforge.audit.isa.opcodes import is_near_branch, tables
 from pikaforge.audit.isa.swept.lengths import (
     ESCAPE,
     EVEX,
@@ -213,7 +213,7 @@ class Kinds:
         unknown = np.flatnonzero(flags == 0)
         if len(unknown):
             numbers, firsts = np.unique(kinds[unknown], return_index=True)
-            self._ask(raw, lengths, decoder, zip(numbers.tolist(), places[unknown[firsts]].tolist(), strict=True))
+            self._ask(lengths, decoder, zip(numbers.tolist(), places[unknown[firsts]].tolist(), strict=True))
             flags[unknown] = self.flags[kinds[unknown]]
         return Swept(places, kinds, flags, opcodes)
 
@@ -270,7 +270,7 @@ class Kinds:
             self._numbers[key] = len(self.flags) - EVEX_KINDS + len(self._numbers)
         return self._numbers[key]
 
-    def _ask(self, raw: Bytes, lengths: Bytes, decoder: Decoder, firsts: Iterable[tuple[int, int]]) -> None:
+    def _ask(self, lengths: Bytes, decoder: Decoder, firsts: Iterable[tuple[int, int]]) -> None:
         """Have iced decode the first instruction of each new kind; `firsts` has the kinds' numbers and its offset."""
         start = decoder.ip - decoder.position
         for number, place in firsts:
@@ -278,9 +278,10 @@ class Kinds:
             one = decoder.decode()
             self.codes[number], self.flows[number] = one.code, one.flow_control
             self.sizes[number] = self._size(one.memory_size)
-            self.flags[number] = KNOWN | self._flags(one, raw, place, int(lengths[place]))
+            self.flags[number] = KNOWN | self._flags(one, int(lengths[place]), decoder)
 
-    def _flags(self, one: Instruction, raw: Bytes, place: int, length: int) -> int:
+    def _flags(self, one: Instruction, length: int, decoder: Decoder) -> int:
+        """Return the flags of a kind, by its first instruction: by what all of the kind have, and not by its target."""
         if one.code and one.len != length:
             return ODD
         flags = BAD if one.code in self._bad else 0
@@ -288,13 +289,10 @@ class Kinds:
         flags |= IDLE if one.mnemonic in self._idle else 0
         if one.code == 0:
             return BAD | INVALID
-        if not one.near_branch_target:
+        if not is_near_branch(one):
             return flags
-        for size, flag in ((1, NEAR8), (4, NEAR32)):
-            distance = int.from_bytes(raw[place + length - size : place + length].tobytes(), "little", signed=True)
-            if one.next_ip + distance == one.near_branch_target:
-                return flags | flag
-        return ODD
+        distance = {1: NEAR8, 4: NEAR32}.get(decoder.get_constant_offsets(one).immediate_size, ODD)
+        return ODD if distance == ODD else flags | distance
 
     def with_modrm(self, kinds: NDArray[np.int32]) -> NDArray[np.bool_]:
         """Return whether instructions of some kinds, which are not odd, have ModRM."""
