@@ -12,8 +12,16 @@ from unit import code as c
 from unit import elf_files as ef
 
 from pikaforge.audit.elf.executable import regions
-from pikaforge.audit.elf.layout import read_layout
-from pikaforge.audit.isa.dispatch.go_references import Asked, GoReferences, Named, named, pointed_code, with_name
+from pikaforge.audit.elf.layout import PT_LOAD, read_layout
+from pikaforge.audit.isa.dispatch.go_references import (
+    Asked,
+    GoReferences,
+    Named,
+    addresses_held,
+    named,
+    place_of,
+    with_name,
+)
 from pikaforge.audit.isa.ranges import FUNCTION, CodeMap, read_map
 from pikaforge.audit.isa.worker_pool import chunks
 
@@ -125,5 +133,9 @@ def test_addresses_in_data_at_any_offset(shift: int, monkeypatch: pytest.MonkeyP
     at = data.index(bytes(128), ef.PAGE)
     target = code.starts[1]
     data = data[: at + shift] + target.to_bytes(8, "little") + data[at + shift + 8 :]
-    assert target in pointed_code(data, layout, code)
-    assert code.starts[1] + 1 not in pointed_code(data, layout, code)
+    held = addresses_held(data, layout, code.starts[0], code.ends[-1])
+    assert list(held.get(target)) == [at + shift]
+    assert target + 1 not in held
+    [part] = (s for s in layout.segments if s.type == PT_LOAD and s.offset <= at < s.offset + s.file_size)
+    assert place_of(data, layout, at + shift) == part.address + at + shift - part.offset
+    assert place_of(data, layout, len(data) + 1) == -1

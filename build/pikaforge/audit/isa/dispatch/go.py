@@ -12,24 +12,28 @@ Sources: Go's src/internal/cpu/cpu_x86.go, src/runtime/proc.go (cpuinit), src/cm
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from itertools import chain
 from pathlib import Path
 
 from pikaforge.audit.elf.layout import ET_EXEC, PT_LOAD, Buffer, Layout
 from pikaforge.audit.isa.cuts import Cuts
-from pikaforge.audit.isa.dispatch.game import forced, setter, starts_of
-from pikaforge.audit.isa.dispatch.go_references import Asked, GoReferences, named, pointed_code, with_name
-from pikaforge.audit.isa.dispatch.rows import AddressSet
-from pikaforge.audit.isa.dispatch.steps import NONE, RIP, Body, InstructionStep, body
+from pikaforge.audit.isa.dispatch.game import forced, jumps, setter, starts_of
+from pikaforge.audit.isa.dispatch.go_references import Asked, GoReferences, addresses_held, named, place_of, with_name
+from pikaforge.audit.isa.dispatch.rows import AddressSet, Rows
+from pikaforge.audit.isa.dispatch.steps import NONE, R8, R9, RAX, RBX, RCX, RDI, RIP, RSI, Body, InstructionStep, body
 from pikaforge.audit.isa.opcodes import features_by_code
-from pikaforge.audit.isa.ranges import GAP, CodeMap
+from pikaforge.audit.isa.ranges import GAP, NOWHERE, CodeMap
 from pikaforge.audit.isa.swept import QUICK_BYTES
 from pikaforge.audit.isa.worker_pool import WorkerPool, chunks
 from pikaforge.cpu import features
 
 TABLE = "go_dispatchers.csv"
+READERS = "go_readers.csv"
+ARGUMENTS = (RAX, RBX, RCX, RDI, RSI, R8, R9)
+"""Registers of integer arguments, in their order (Go src/cmd/compile/abi-internal.md, amd64)."""
 MARK = re.compile(rb"\0internal/cpu\.(?:doinit|Initialize)\0")
 CPU_PACKAGES = re.compile(r"(?:^|/)internal/cpu(?:info)?\.|(?:^|/)x/sys/cpu\.|/fips140deps/cpu\.|/cpuid(?:/v2)?\.")
 """Functions of packages that ask the CPU and keep its answers."""
@@ -42,6 +46,8 @@ DEPTH = 4
 """Calls that may be between the test and the code."""
 CALLERS = 256
 """The most functions that are looked at for one piece of code."""
+TABLES, TABLE_BYTES = 8, 1024
+"""The most tables with a function's address that are looked at, and the bytes of the largest one."""
 BODY = 256 << 10
 """Bytes of the largest function that is decoded."""
 TEXT = (
@@ -94,6 +100,20 @@ def _known() -> dict[tuple[str, str], str]:
     return {(row["function"], name): row["shown"] for row in features.rows(TABLE) for name in row["features"].split()}
 
 
+@lru_cache(maxsize=1)
+def _readers() -> dict[str, tuple[int, frozenset[str]]]:
+    """Return functions that only read a flag, with the register of its address, and what must not be in the program."""
+    return {
+        row["function"]: (ARGUMENTS[int(row["argument"]) - 1], frozenset(row["unless"].split()))
+        for row in features.rows(READERS)
+    }
+
+
+def _pattern(readers: Mapping[str, tuple[int, frozenset[str]]]) -> re.Pattern[bytes]:
+    names = chain(readers, *(unless for _, unless in readers.values()))
+    return re.compile(b"|".join(re.escape(name.encode()) for name in names))
+
+
 @dataclass
 class _Program:
     """A Go program and what is known of its flags."""
@@ -105,6 +125,8 @@ class _Program:
     cuts: Cuts = field(init=False)
     _bodies: dict[int, Body] = field(default_factory=dict)
     _trusted: dict[int, bool] = field(default_factory=dict)
+    _tables: dict[int, bool] = field(default_factory=dict)
+    """Whether data hold an address within a table, by the table's."""
 
     def __post_init__(self) -> None:
         self.cuts = Cuts(self.data, self.code)
@@ -115,9 +137,10 @@ class _Program:
         return self.references.data_of(p for p in with_name(self.code, CPU) if CPU_PACKAGES.search(self.code.name(p)))
 
     @cached_property
-    def pointed(self) -> AddressSet:
-        """Addresses of code that data hold."""
-        return pointed_code(self.data, self.layout, self.code)
+    def pointed(self) -> Rows:
+        """The offsets in the file at which data hold an address of code, by that address."""
+        low, high = min(self.code.starts, default=0), max(self.code.ends, default=0)
+        return addresses_held(self.data, self.layout, low, high)
 
     def body(self, piece: int) -> Body:
         """Return the instructions of a piece; of one that is too large none, which is not sound."""
@@ -145,16 +168,27 @@ class _Program:
         """Return whether flags alone can keep a function from some of its blocks."""
         held = self.body(piece)
         inner = {a for _, a in self.references.callers(piece)} - {held.start}
-        return (
-            held.sound
-            and bool(wanted)
-            and not starts_of(held, inner, loose=False) & forced(held, wanted, self._on_flag)
-        )
+        if not held.sound or not wanted:
+            return False
+        starts = starts_of(held, inner, loose=False) - self._dead(held, inner)
+        return not starts & forced(held, wanted, self._on_flag)
+
+    def _dead(self, held: Body, inner: Set[int]) -> set[int]:
+        """Return the blocks of a function to which nothing leads: no branch, no other code, no pointer.
+
+        runtime.asyncPreempt has such blocks, for AVX and AVX-512, in programs without GOEXPERIMENT=simd (Go
+        src/runtime/mkpreempt.go).
+        """
+        if jumps(held):
+            return set()
+        low, high = self.pointed.keys.searchsorted((held.start + 1, held.end))
+        return set() if low < high else set(held.loose) - {held.block_at(address) for address in inner}
 
     def _behind(self, piece: int, seen: set[int], depth: int) -> bool:
         """Return whether all functions that lead to a piece do so only after a look at a flag."""
-        sources = self.references.callers(piece)
-        if not sources or len(sources) > CALLERS or depth == 0 or self.code.starts[piece] in self.pointed:
+        through = self._through_tables(self.code.starts[piece])
+        sources = self.references.callers(piece) | (through or frozenset())
+        if not sources or len(sources) > CALLERS or depth == 0 or through is None:
             return False
         for source, address in sources:
             held = self.body(source)
@@ -173,6 +207,27 @@ class _Program:
             if source in seen or not self._behind(source, seen | {source}, depth - 1):
                 return False
         return True
+
+    def _through_tables(self, function: int) -> frozenset[tuple[int, int]] | None:
+        """Return the pieces that name a table with a function's address, each with the table's; None: others may, too.
+
+        A table begins at the last address before the pointer that code names, as in `graph`.
+        """
+        found: set[tuple[int, int]] = set()
+        offsets = self.pointed.get(function)
+        if len(offsets) > TABLES:
+            return None
+        for offset in offsets:
+            place = place_of(self.data, self.layout, offset)
+            table = self.references.object_at(place)
+            if table == NOWHERE or self.code.at(table) != NOWHERE or place - table > TABLE_BYTES:
+                return None
+            if table not in self._tables:
+                self._tables[table] = bool(addresses_held(self.data, self.layout, table, table + TABLE_BYTES).keys.size)
+            if self._tables[table]:
+                return None
+            found.update((piece, table) for piece in self.references.users(table))
+        return frozenset(found)
 
     def _leaves(self, held: Body, index: int, address: int) -> bool:
         """Return whether a block names an address only as the target of a branch at its end that tests a flag."""
@@ -212,13 +267,37 @@ class _Program:
             if any(step.stores for step in held.steps if _takes(step, address)):
                 writers.add(piece)
             elif any(_takes(step, address) for step in held.steps):
-                takers.add(piece)
+                if not self._only_handed(held, address):
+                    takers.add(piece)
             elif not held.sound:
                 return False
         own = {package_of(self.code.name(piece)) for piece in writers}
         if takers and (not self._begins(address) or any(package_of(self.code.name(p)) in own for p in takers)):
             return False
         return bool(writers) and all(self._knows(piece) for piece in writers)
+
+    @cached_property
+    def readers(self) -> dict[int, int]:
+        """Functions that keep the address of a flag and only read it, with the register of the argument."""
+        wanted = _readers()
+        met = {self.code.name(piece): piece for piece in with_name(self.code, _pattern(wanted))}
+        return {
+            self.code.starts[met[name]]: register
+            for name, (register, unless) in wanted.items()
+            if name in met and not unless & set(met)
+        }
+
+    def _only_handed(self, held: Body, address: int) -> bool:
+        """Return whether a function takes an address only to hand it to functions that only read there."""
+        for index, step in enumerate(held.steps):
+            if not _takes(step, address):
+                continue
+            register = step.operands[0].register
+            after = held.steps[index + 1 :]
+            call = next((s for s in after if s.flow != "next" or register in (*s.reads, *s.writes)), None)
+            if call is None or call.flow != "call" or self.readers.get(call.target) != register:
+                return False
+        return held.sound
 
     def _begins(self, address: int) -> bool:
         """Return whether a section begins at an address."""

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from pikaforge.audit.elf.gopclntab import SECTION
-from pikaforge.audit.elf.layout import PF_X, PT_LOAD, SHT_DYNSYM, SHT_SYMTAB, Buffer, Layout, mapped, release
+from pikaforge.audit.elf.layout import PF_X, PT_LOAD, SHT_DYNSYM, SHT_RELA, SHT_SYMTAB, Buffer, Layout, mapped, release
 from pikaforge.audit.isa.dispatch.graph import Callers
 from pikaforge.audit.isa.dispatch.rows import AddressSet, Rows, is_in, numbers, row_of
 from pikaforge.audit.isa.piece_scan import units
-from pikaforge.audit.isa.ranges import TABLE, CodeMap
+from pikaforge.audit.isa.ranges import NOWHERE, TABLE, CodeMap
 from pikaforge.audit.isa.worker_pool import Chunk
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from pikaforge.audit.isa.dispatch.rows import Numbers, Places
 
-WORD = 8
-"""Bytes of a pointer."""
+WORD, RELA = 8, 24
+"""Bytes of a pointer, and of a relocation (Elf64_Rela), whose last word is the addend."""
 BLOCK = 1 << 20
 """Bytes of data that are looked at at once."""
 
@@ -129,6 +129,14 @@ class GoReferences:
         """Return the pieces that name an address of data."""
         return self._users.get(address)
 
+    def object_at(self, address: int) -> int:
+        """Return the address at which the data that hold an address begin: the last one before it that code names.
+
+        The result is -1 if there is none.
+        """
+        at = int(self._users.keys.searchsorted(np.uint64(address), side="right")) - 1
+        return int(self._users.keys[at]) if at >= 0 else NOWHERE
+
     def data_of(self, pieces: Iterable[int]) -> AddressSet:
         """Return the addresses of data that some pieces name."""
         wanted = np.sort(numbers(frozenset(pieces)))
@@ -150,32 +158,46 @@ def with_name(code: CodeMap, pattern: re.Pattern[bytes]) -> Iterator[int]:
             yield index
 
 
-def pointed_code(data: Buffer, layout: Layout, code: CodeMap) -> AddressSet:
-    """Return the addresses of code that a program's data hold, at any offset: other code may call these.
+def addresses_held(data: Buffer, layout: Layout, low: int, high: int) -> Rows:
+    """Return the offsets at which a program's data hold an address from one to before another, by that address.
 
-    The table of functions and symbols is left out: they name functions, and nobody but a plugin of the same program
-    calls one through them.
+    They may be anywhere. The table of functions and symbols is left out: they name functions, and nobody but a plugin
+    of the same program calls one through them.
     """
     tables = [
         (s.offset, s.offset + s.size)
         for s in layout.sections
         if s.name.endswith(SECTION) or s.type in (SHT_SYMTAB, SHT_DYNSYM)
     ]
-    low, high = np.uint64(min(code.starts, default=0)), np.uint64(max(code.ends, default=0))
-    held = [np.empty(0, np.uint64)]
+    words, offsets = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
     for part in layout.segments:
         if part.type == PT_LOAD and not part.flags & PF_X:
             for at in range(part.offset, part.offset + part.file_size, BLOCK):
                 end = min(at + BLOCK + WORD - 1, part.offset + part.file_size, len(data))
-                held.extend(_words(data, (at, end), tables, (low, high)))
+                for found, held in _words(data, (at, end), tables, (np.uint64(low), np.uint64(high))):
+                    words.append(found)
+                    offsets.append(held.astype(np.uint64))
             release(data)
-    return AddressSet(np.concatenate(held))
+    return Rows(np.concatenate(words), np.concatenate(offsets))
+
+
+def place_of(data: Buffer, layout: Layout, offset: int) -> int:
+    """Return the address of the word at an offset of the file; of a relocation's addend that which the loader writes.
+
+    The result is -1 if the word is not in memory.
+    """
+    for section in layout.sections:
+        within = offset - section.offset
+        if section.type == SHT_RELA and 0 <= within < section.size and within % RELA == RELA - WORD:
+            return int.from_bytes(data[offset - (RELA - WORD) : offset - WORD], "little")
+    loads = (s for s in layout.segments if s.type == PT_LOAD and s.offset <= offset < s.offset + s.file_size)
+    return next((s.address + offset - s.offset for s in loads), NOWHERE)
 
 
 def _words(
     data: Buffer, part: tuple[int, int], tables: list[tuple[int, int]], bounds: tuple[np.uint64, np.uint64]
-) -> Iterator[Numbers]:
-    """Yield the words within bounds that begin at any offset of a part of a file, but for those in tables."""
+) -> Iterator[tuple[Numbers, Places]]:
+    """Yield words within bounds that begin at any offset of a part of a file, but for those in tables, and where."""
     start, end = part
     raw = np.frombuffer(data[start:end], np.uint8)
     for shift in range(min(WORD, max(len(raw) - WORD + 1, 0))):
@@ -185,4 +207,4 @@ def _words(
         outside: NDArray[np.bool_] = np.ones(len(met), bool)
         for low, high in tables:
             outside &= (at < low) | (at >= high)
-        yield np.unique(words[met[outside]])
+        yield words[met[outside]], at[outside]
