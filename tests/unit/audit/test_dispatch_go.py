@@ -6,6 +6,7 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from unit import code as c
 from unit import elf_files as ef
@@ -13,9 +14,11 @@ from unit import elf_files as ef
 from pikaforge.audit.elf import gopclntab
 from pikaforge.audit.elf.executable import regions
 from pikaforge.audit.elf.gopclntab import read_functions
-from pikaforge.audit.elf.layout import read_layout
+from pikaforge.audit.elf.layout import Layout, read_layout
 from pikaforge.audit.isa import piece_scan, ranges
 from pikaforge.audit.isa.decode import CodeSource, scan
+from pikaforge.audit.isa.dispatch import go, go_references
+from pikaforge.audit.isa.dispatch.rows import Rows
 from pikaforge.audit.isa.ranges import FUNCTION, read_map
 
 START = 0x401000
@@ -128,14 +131,16 @@ def proven(
     *,
     pointers: dict[str, str] | None = None,
     nameless: Sequence[str] = (),
+    beyond: int = 0,
 ) -> bool:
+    """Return whether AVX2 in a program is proven; its data point to functions, or `beyond` bytes into them."""
     variables = {"flag": bytes(8), "own": bytes(8), "table": bytes(8)}
     data = c.library(functions, data=variables, pointers=pointers, nameless=nameless)
     if pointers:
-        at = data.index(bytes(24), ef.PAGE)  # .data, which is all zeros: the pointer is in the file, as in a program
+        at = next(s.offset for s in read_layout(data, "x").sections if s.name == ".data")  # as in a program
         place = next(i for i, n in enumerate(functions) if n == pointers["table"])
         starts = [s for s, _ in _places(data)]
-        data = data[: at + 16] + starts[place].to_bytes(8, "little") + data[at + 24 :]
+        data = data[: at + 16] + (starts[place] + beyond).to_bytes(8, "little") + data[at + 24 :]
     path = tmp_path / "program"
     path.write_bytes(data[:16] + b"\x02\0" + data[18:])
     [found] = scan([CodeSource(file="x", path=path)], frozenset(), workers=1)
@@ -213,6 +218,98 @@ def test_a_call_over_a_cut(before: int | None, expected: bool, tmp_path: Path, m
     inside = (LOAD_OWN, TEST_AL, c.je("no"), c.call("fast"), "no:", c.RET)
     functions = {**BASE, "crypto/sha256.block": inside, "fast": FAST, "gap": (*around, ef.NOP * 60 + c.RET)}
     assert proven(functions, tmp_path, nameless=["gap"]) is expected
+
+
+# ---- what Go 1.24 and later do
+
+LEA_RSI, LEA_RBX = c.Ref(b"\x48\x8d\x35", "own"), c.Ref(b"\x48\x8d\x1d", "own")  # lea own(%rip),%rsi; …,%rbx
+REGISTER, SELECT = "crypto/internal/impl.Register", "crypto/internal/impl.Select"
+HAND_ON: tuple[c.Part, ...] = (LEA_RSI, ef.NOP, c.call(REGISTER), c.RET)
+
+
+@pytest.mark.parametrize(
+    ("functions", "expected"),
+    [
+        ({"crypto/sha256.init.1": HAND_ON, REGISTER: (c.RET,)}, True),
+        ({"crypto/sha256.init.1": (*HAND_ON[:3], *HAND_ON), REGISTER: (c.RET,)}, True),
+        ({"crypto/sha256.init.1": HAND_ON, REGISTER: (c.RET,), SELECT: (c.RET,)}, False),  # which sets the flag
+        ({"crypto/sha256.init.1": HAND_ON, REGISTER: (c.RET,), "crypto/internal/impl.Reset": (c.RET,)}, False),
+        ({"crypto/sha256.init.1": (LEA_RSI, c.call("other"), c.RET), REGISTER: (c.RET,), "other": (c.RET,)}, False),
+        ({"crypto/sha256.init.1": (LEA_RBX, c.call(REGISTER), c.RET), REGISTER: (c.RET,)}, False),  # of the name
+        ({"crypto/sha256.init.1": (LEA_RSI, bytes.fromhex("488937"), c.call(REGISTER), c.RET),  # mov %rsi,(%rdi)
+          REGISTER: (c.RET,)}, False),
+        ({"crypto/sha256.init.1": (LEA_RSI, bytes.fromhex("31f6"), c.call(REGISTER), c.RET),  # xor %esi,%esi
+          REGISTER: (c.RET,)}, False),
+        ({"crypto/sha256.init.1": (LEA_RSI, c.je("no"), c.call(REGISTER), "no:", c.RET), REGISTER: (c.RET,)}, False),
+        ({"crypto/sha256.init.1": (LEA_RSI, c.RET), REGISTER: (c.RET,)}, False),
+        ({"crypto/sha256.init.1": (*HAND_ON[:3], LEA_RBX, c.RET), REGISTER: (c.RET,)}, False),  # and to others
+    ],
+)  # fmt: skip
+def test_a_flag_whose_address_is_registered(
+    functions: dict[str, tuple[c.Part, ...]], expected: bool, tmp_path: Path
+) -> None:
+    assert proven({**BASE, "crypto/sha256.block": INSIDE, **functions}, tmp_path) is expected
+
+
+THROUGH = bytes.fromhex("ff10")  # call *(%rax)
+
+
+@pytest.mark.parametrize(
+    ("functions", "expected"),
+    [
+        ({"scan": (LOAD_OWN, TEST_AL, c.je("no"), c.lea_rax("table"), THROUGH, "no:", c.RET)}, True),
+        ({"scan": (c.lea_rax("table"), THROUGH, c.RET),
+          "chosen": (LOAD_OWN, TEST_AL, c.je("no"), c.call("scan"), "no:", c.RET)}, True),
+        ({"scan": (c.lea_rax("table"), THROUGH, c.RET)}, False),
+        ({"scan": (LOAD_OWN, TEST_AL, c.je("no"), c.lea_rax("table"), THROUGH, "no:", c.RET),
+          "other": (c.lea_rax("table"), THROUGH, c.RET)}, False),
+        ({"scan": (LOAD_OWN, TEST_AL, c.je("no"), "no:", c.lea_rax("table"), THROUGH, c.RET)}, False),
+        ({"scan": (LOAD_OWN, TEST_AL, c.je("no"), c.lea_rax("table"), THROUGH, "no:", c.RET),
+          "direct": (c.call("fast"), c.RET)}, False),
+    ],
+)  # fmt: skip
+def test_a_table_of_functions(functions: dict[str, tuple[c.Part, ...]], expected: bool, tmp_path: Path) -> None:
+    assert proven({**BASE, **functions, "fast": FAST}, tmp_path, pointers={"table": "fast"}) is expected
+
+
+def test_a_table_to_which_data_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan_: tuple[c.Part, ...] = (LOAD_OWN, TEST_AL, c.je("no"), c.lea_rax("table"), THROUGH, "no:", c.RET)
+    functions = {**BASE, "scan": scan_, "fast": FAST}
+    assert proven(functions, tmp_path, pointers={"table": "fast"}) is True
+    held = go_references.addresses_held
+
+    def with_another(data: bytes, layout: Layout, low: int, high: int) -> Rows:
+        within = any(s.name == ".data" and s.address <= low < s.address + s.size for s in layout.sections)
+        found = np.array([low], np.uint64), np.array([layout.sections[1].offset], np.uint64)
+        return Rows(*found) if within else held(data, layout, low, high)
+
+    monkeypatch.setattr(go, "addresses_held", with_another)
+    assert proven(functions, tmp_path, pointers={"table": "fast"}) is False
+
+
+DEAD: tuple[c.Part, ...] = (c.jmp("end"), "dead:", c.AVX2, "end:", c.RET)
+
+
+@pytest.mark.parametrize(
+    ("functions", "expected"),
+    [
+        ({"runtime.asyncPreempt": DEAD}, True),
+        ({"runtime.asyncPreempt": (c.je("dead"), *DEAD)}, False),
+        ({"runtime.asyncPreempt": (bytes.fromhex("ffe0"), *DEAD)}, False),  # jmp *%rax
+        ({"runtime.asyncPreempt": (bytes.fromhex("ffe0"), "dead:", c.AVX2, c.RET)}, False),
+    ],
+)
+def test_blocks_to_which_nothing_leads(
+    functions: dict[str, tuple[c.Part, ...]], expected: bool, tmp_path: Path
+) -> None:
+    assert proven({**BASE, **functions}, tmp_path) is expected
+
+
+def test_a_pointer_into_a_function(tmp_path: Path) -> None:
+    """It may be a jump table's, so that any block may be entered."""
+    functions = {**BASE, "runtime.asyncPreempt": DEAD, "other": (c.RET,)}
+    assert proven(functions, tmp_path, pointers={"table": "other"}) is True
+    assert proven(functions, tmp_path, pointers={"table": "runtime.asyncPreempt"}, beyond=2) is False
 
 
 SIGNATURE = bytes.fromhex("eb06") + b"\x06\xf4\x48\xf4\x4b\xf4" + ef.RET

@@ -223,11 +223,17 @@ class _Program:
             if table == NOWHERE or self.code.at(table) != NOWHERE or place - table > TABLE_BYTES:
                 return None
             if table not in self._tables:
-                self._tables[table] = bool(addresses_held(self.data, self.layout, table, table + TABLE_BYTES).keys.size)
+                self._tables[table] = self._is_pointed(table)
             if self._tables[table]:
                 return None
             found.update((piece, table) for piece in self.references.users(table))
         return frozenset(found)
+
+    def _is_pointed(self, table: int) -> bool:
+        """Return whether data hold an address within a table."""
+        held = addresses_held(self.data, self.layout, table, table + TABLE_BYTES)
+        offsets = chain.from_iterable(held.get(int(key)) for key in held.keys)
+        return any(place_of(self.data, self.layout, offset) != NOWHERE for offset in offsets)
 
     def _leaves(self, held: Body, index: int, address: int) -> bool:
         """Return whether a block names an address only as the target of a branch at its end that tests a flag."""

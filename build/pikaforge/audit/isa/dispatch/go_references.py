@@ -184,12 +184,13 @@ def addresses_held(data: Buffer, layout: Layout, low: int, high: int) -> Rows:
 def place_of(data: Buffer, layout: Layout, offset: int) -> int:
     """Return the address of the word at an offset of the file; of a relocation's addend that which the loader writes.
 
-    The result is -1 if the word is not in memory.
+    The result is -1 if the word is no pointer in memory: another field of a relocation, or elsewhere.
     """
     for section in layout.sections:
         within = offset - section.offset
-        if section.type == SHT_RELA and 0 <= within < section.size and within % RELA == RELA - WORD:
-            return int.from_bytes(data[offset - (RELA - WORD) : offset - WORD], "little")
+        if section.type == SHT_RELA and 0 <= within < section.size:
+            start = offset - (RELA - WORD)
+            return int.from_bytes(data[start : start + WORD], "little") if within % RELA == RELA - WORD else NOWHERE
     loads = (s for s in layout.segments if s.type == PT_LOAD and s.offset <= offset < s.offset + s.file_size)
     return next((s.address + offset - s.offset for s in loads), NOWHERE)
 
