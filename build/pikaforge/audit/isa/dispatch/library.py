@@ -19,6 +19,8 @@ KEPT = 64
 NAMED = 64
 """The most places of data that a caller names of a function that asks the CPU, if the answers may be at these places: a
 larger one, such as the initialisation of all of a program, keeps other things there."""
+READERS = 2048
+"""The most functions that use an answer of the CPU: what more of them use is a table of functions, or the like."""
 BODY, BODIES = 256 << 10, 8 << 20
 """The most bytes of one function, and of all functions, that are decoded: a byte of code takes 500 bytes of memory."""
 
@@ -98,6 +100,7 @@ class Library:
             own = {a for a in self.graph.references.get(piece) if self.graph.is_writable(a)}
             named |= own if piece in self.asking or len(own) <= NAMED else set()
         places = {place for address in named for place in range(address, address + KEPT)}
+        places -= {place for place in places if len(self.graph.users.get(place)) > READERS}
         readers = {piece for address in places for piece in self.graph.users.get(address)}
         functions = {self.code.starts[piece] for piece in near | readers}
         functions |= {stub for stub in self.graph.stubs if self.graph.through_stub(stub) in functions}
