@@ -37,7 +37,7 @@ TABLE, FORCING = "dispatchers.csv", "forcing_variables.csv"
 UPSTREAM = re.compile(r"(?:\d+:)?(\d{1,9}(?:\.\d{1,9})*)(?:[-+].*)?")
 """Finds upstream's version in a package's, between epoch and the distribution's revision (deb-version(7), rpm)."""
 Way = Literal["flag", "loader"]
-_DIGESTS = re.compile(r"(?:-[0-9a-f]{8})+(?=\.so(?:\.|$))")
+_DIGESTS = re.compile(r"(?:-[0-9a-f]{8})+(?=\.(?:[0-9a-z]+\.)*so(?:\.|$))")
 """What a wheel's builder puts into the names of libraries."""
 MODULE = "PyInit_"
 """What the name of the function begins with that initialises a module of Python; such a module has no soname

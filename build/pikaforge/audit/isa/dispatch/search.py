@@ -19,7 +19,7 @@ from pikaforge.audit.isa.dispatch.library import Library
 from pikaforge.audit.isa.dispatch.library_run import WORK, LibraryRun
 from pikaforge.audit.isa.dispatch.local import TESTED, local_evidence
 from pikaforge.audit.isa.dispatch.steps import touches
-from pikaforge.audit.isa.dispatch.tables import Tables
+from pikaforge.audit.isa.dispatch.tables import DataTables
 from pikaforge.audit.isa.dispatch.variables import asking_for
 from pikaforge.audit.isa.opcodes import features_by_code
 from pikaforge.audit.isa.ranges import GAP, NOWHERE, CodeMap
@@ -104,9 +104,9 @@ class WholeSearch:
         return found
 
     @cached_property
-    def _tables(self) -> Tables:
+    def _tables(self) -> DataTables:
         library = self._library
-        return Tables(library.data, library.layout, library.graph, "the library")
+        return DataTables(library.data, library.layout, library.graph, "the library")
 
     def _in_table(self, address: int) -> bool:
         return self._answers is not None and self._tables.lead(address)

@@ -23,7 +23,7 @@ ROUNDS = 8
 """The most rounds until no further table is reached."""
 
 
-class Table(NamedTuple):
+class DataTable(NamedTuple):
     """A symbol of data."""
 
     start: int
@@ -31,17 +31,17 @@ class Table(NamedTuple):
     name: str
 
 
-class Tables:
+class DataTables:
     """The tables of one file."""
 
     def __init__(self, data: Buffer, layout: Layout, graph: Graph, where: str) -> None:
-        """Read the symbols of data that have several objects in them.
+        """Read the symbols of data that something names.
 
         Raises:
             AuditError: the symbol table is cut off.
         """
         self._graph = graph
-        self._all: list[Table] = []
+        self._all: list[DataTable] = []
         section = next((s for s in layout.sections if s.type == SHT_SYMTAB and s.in_file), None)
         if section is None or section.link >= len(layout.sections) or not layout.sections[section.link].in_file:
             return
@@ -54,14 +54,14 @@ class Tables:
             for name, info, _, _, value, size in _SYMBOL.iter_unpack(raw)
             if info & 0xF == STT_OBJECT and size >= _LEAST
         ):
-            if start >= end and len(list(graph.objects_between(start, start + size))) > 1:
+            if start >= end and len(list(graph.objects_between(start, start + size))) > 0:
                 end = start + size
-                self._all.append(Table(start, end, text(strings, name)))
+                self._all.append(DataTable(start, end, text(strings, name)))
 
-    def __iter__(self) -> Iterator[Table]:
+    def __iter__(self) -> Iterator[DataTable]:
         return iter(self._all)
 
-    def around(self, address: int) -> Table | None:
+    def around(self, address: int) -> DataTable | None:
         """Return the table that an address is in; None if it is in none."""
         index = bisect_right(self._all, address, key=attrgetter("start")) - 1
         return self._all[index] if index >= 0 and address < self._all[index].end else None
@@ -84,7 +84,8 @@ class Tables:
         for number in range(ROUNDS + 1):
             reach = self._graph.reach(open_, without=without, also=also)
             held = [set(self._graph.objects_between(table.start, table.end)) for table in self._all]
-            more = {p for parts in held if number == ROUNDS or any(map(reach.has_data, parts)) for p in parts} - also
+            split = [parts for parts in held if len(parts) > 1]
+            more = {p for parts in split if number == ROUNDS or any(map(reach.has_data, parts)) for p in parts} - also
             if not more:
                 break
             also |= more
