@@ -20,9 +20,9 @@ ALLOWED = from_macros(["#define __AVX__ 1"], "sandybridge")
 TODAY = date(2026, 6, 15)
 CODE = ef.AVX2 + ef.RET
 NAMES = [
-    "a\nwaivers: []", "a: b", 'a"b', "a'b", "- x", "x # y", "{a}", "[a]", "*", "?", "[", "a*b", "[!a]", "[a-z]", "a]b", "!x",
-    "&x", "%x", "\u2028x", "\x85x", "\ufeffx", "\U0001f600", "a\tb", "\x1b[31m", "e\u0301", "null", "1e3", "~", "\ufffe",
-    "x\\y", "<<", "--- x", "...", "| x", "draft: x", " x", "x ", "pkg.F[go.shape.int]", "range@0x10", "",
+    "a\nwaivers: []", "a: b", 'a"b', "a'b", "- x", "x # y", "{a}", "[a]", "*", "?", "[", "a*b", "[!a]", "[a-z]", "a]b",
+    "!x", "&x", "%x", "\u2028x", "\x85x", "\ufeffx", "\U0001f600", "a\tb", "\x1b[31m", "e\u0301", "null", "1e3", "~",
+    "\ufffe", "x\\y", "<<", "--- x", "...", "| x", "draft: x", " x", "x ", "pkg.F[go.shape.int]", "range@0x10", "",
 ]  # fmt: skip
 KINDS = {
     "AVX2": CODE,
