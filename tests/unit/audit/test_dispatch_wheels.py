@@ -167,3 +167,36 @@ def test_each_variable_is_one_of_an_entry() -> None:
     for row in features.rows(known.FORCING):
         assert row["soname"] in {entry.soname for entry in known.table()}
         assert row["variables"] and row["source"]
+
+
+# ---- OpenSSL
+
+LOAD_FIRST, LOAD_SECOND = Ref(b"\x44\x8b\x15", "features"), Ref(b"\x4c\x8b\x1d", "features")  # mov to %r10d, %r11
+BIT_61 = bytes.fromhex("490fbae33d")  # bt $61,%r11
+AND_R11D, AND_R10D = bytes.fromhex("4181e300000010"), bytes.fromhex("4181e200000040")  # of $0x10000000, $0x40000000
+OR_BOTH, OR_MEMORY = bytes.fromhex("4509da"), bytes.fromhex("440b17")  # or %r11d,%r10d; or (%rdi),%r10d
+ALL_BITS, ONE_BIT = bytes.fromhex("4181fa00000050"), bytes.fromhex("4181fa00000040")  # cmp $…,%r10d
+JB, JMP_SLOW = Ref(b"\x0f\x82", "fast"), c.jmp("slow")
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ((LOAD_SECOND, BIT_61, JB, JMP_SLOW), True),
+        ((LOAD_FIRST, LOAD_SECOND, AND_R11D, AND_R10D, OR_BOTH, ALL_BITS, c.je("fast"), JMP_SLOW), True),
+        ((LOAD_SECOND, BIT_61, c.je("fast"), JMP_SLOW), False),  # the carry, and not zero, is the bit
+        ((bytes.fromhex("4c8b1f"), BIT_61, JB, JMP_SLOW), False),  # mov (%rdi),%r11: another number
+        ((LOAD_FIRST, LOAD_SECOND, AND_R11D, OR_BOTH, ALL_BITS, c.je("fast"), JMP_SLOW), False),
+        ((LOAD_FIRST, LOAD_SECOND, AND_R10D, OR_BOTH, ALL_BITS, c.je("fast"), JMP_SLOW), False),
+        ((LOAD_FIRST, LOAD_SECOND, AND_R11D, AND_R10D, OR_BOTH, ONE_BIT, c.je("fast"), JMP_SLOW), False),
+        ((LOAD_FIRST, LOAD_SECOND, AND_R11D, AND_R10D, OR_MEMORY, ALL_BITS, c.je("fast"), JMP_SLOW), False),
+        ((LOAD_FIRST, LOAD_SECOND, ALL_BITS, c.je("fast"), JMP_SLOW), False),
+        ((LOAD_SECOND, BIT_61, JB, c.jmp("fast")), False),
+    ],
+)
+def test_bits_of_several_words(entry: Sequence[Part], expected: bool, tmp_path: Path) -> None:
+    ask = (c.SAVE_RBX, c.LEAF_7, c.CPUID, c.store_eax("features"), c.RESTORE_RBX, c.RET)
+    functions = {"sum": entry, "ask": ask, "fast": (c.AVX2, c.RET), "slow": (c.RET,)}
+    settings: dict[str, Any] = {"soname": "libcrypto-fb8d5b21.so.3", "extra": b"OpenSSL 3.5.1 1 Jul 2025\0"}
+    data = c.library(functions, exports=["sum", "ask"], data={"features": bytes(64)}, **settings)
+    assert passes(data, tmp_path) is expected

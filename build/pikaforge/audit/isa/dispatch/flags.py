@@ -121,14 +121,30 @@ def compares_mask(step: InstructionStep, before: Sequence[InstructionStep]) -> b
     """Return whether an instruction compares a register with the mask that has just been applied to it."""
     if step.name != "CMP" or len(step.operands) != 2 or step.operands[0].kind != "r" or step.operands[1].kind != "i":
         return False
-    register = step.operands[0].register
-    writers = [s for s in before if s.address < step.address and register in s.writes]
-    return (
-        step.operands[0].size <= FLAG_BYTES
-        and bool(writers)
-        and writers[-1].name == "AND"
-        and writers[-1].operands == step.operands
-    )
+    if step.operands[0].size > FLAG_BYTES:
+        return False
+    return _mask(step.operands[0], [s for s in before if s.address < step.address]) == step.operands[1].value
+
+
+def _mask(register: Operand, before: Sequence[InstructionStep]) -> int | None:
+    """Return the bits that a register may have after some instructions that mask it; None if nothing does.
+
+    OpenSSL puts the bits of two words together: `and $A,%eax; and $B,%ecx; or %ecx,%eax`.
+    """
+    writer = next((s for s in reversed(before) if register.register in s.writes), None)
+    if writer is None or len(writer.operands) != 2 or writer.operands[0] != register:
+        return None
+    name, other = writer.name, writer.operands[1]
+    if name != "OR" or other.kind != "r":
+        return other.value if name == "AND" and other.kind == "i" else None
+    earlier = [s for s in before if s.address < writer.address]
+    own, more = _mask(register, earlier), _mask(other, earlier)
+    return None if own is None or more is None else own | more
+
+
+def tests_bit(step: InstructionStep) -> bool:
+    """Return whether an instruction tests one bit of a register of any size: nobody tests one of a pointer."""
+    return step.name == "BT" and step.operands[0].kind == "r" and step.operands[1].kind == "i"
 
 
 class FlagTests:
@@ -165,7 +181,8 @@ class FlagTests:
     def tests(self, step: InstructionStep, before: Sequence[InstructionStep]) -> bool:
         """Return whether an instruction tests a flag; `before` has instructions that run before it."""
         kept = bool(step.operands) and self._answers.has(step.operands[0])
-        if not reads_flag(step, self._answers.widest if kept else FLAG_BYTES) and not compares_mask(step, before):
+        read = reads_flag(step, self._answers.widest if kept else FLAG_BYTES) or (not self._all and tests_bit(step))
+        if not read and not compares_mask(step, before):
             return False
         if self._all:
             return True
