@@ -29,7 +29,7 @@ _BEFORE = 4096
 """Bytes before the first one that is no text in which a payload may begin: tar and cpio have text in their headers."""
 _MARK = re.compile(
     rb"(?s)(?=\x1f\x8b\x08[\x00-\x1f].{4}[\x00\x02\x04]|\xfd7zXZ\x00|BZh[1-9]1AY&SY|\x28\xb5\x2f\xfd"
-    rb"|[\x50-\x5f]\x2a\x4d\x18|\x7fELF|PK\x03\x04|\x04\x22\x4d\x18|\x02\x21\x4c\x18|7z\xbc\xaf\x27\x1c|Rar!\x1a\x07"
+    rb"|[\x50-\x5f]\x2a\x4d\x18|\x7fELF|PK\x03\x04[\x00-\x3f][\x00-\x13]|\x04\x22\x4d\x18|\x02\x21\x4c\x18|7z\xbc\xaf\x27\x1c|Rar!\x1a\x07"
     rb"|LZIP[\x00\x01]|\x89LZO\x00|(?:hsqs|sqsh)[^\n]{0,7}\x00)"
     rb"|(?<=\n)(?=[\x00-\xe0]\x00[\x00\x10\x20\x30\x40\x60\x80\xc0]..(?:\xff{8}|.{5}\x00{3})\x00|07070[127]|\xc7\x71"
     rb"|!<arch>\n)|(?<=[0-7 ]{6}[0-7\x00 ]{2}.{101})ustar"
@@ -62,6 +62,10 @@ _SEGMENT, _SECTION = struct.Struct("<I4xQ16xQ16x"), struct.Struct("<4xI16xQQ24x"
 def is_script(start: bytes) -> bool:
     """Return whether a shell takes a file for a script, by its first bytes: its first line is text."""
     line, end, _ = start[:_LINE].partition(b"\n")
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
     return bool(end) and not line.translate(None, _TEXT)
 
 

@@ -213,18 +213,19 @@ _USUAL, _PROPERTIES, _DICTIONARY = 0x5D, 225, 4096
 def is_lzma(start: bytes) -> bool:
     """Return whether a file looks like lzma, by its first bytes.
 
-    It has possible properties, a round dictionary, and a size that is unknown or small. If its properties are unusual,
-    its first bytes can be unpacked, too.
+    It has possible properties, a round dictionary, and a size that is unknown or small; and its first bytes can be
+    unpacked, if that does not take too much memory.
     """
     if len(start) <= _LZMA.size or start[_LZMA.size]:
         return False
-    properties, dictionary, size = _LZMA.unpack_from(start)
+    head: tuple[int, int, int] = _LZMA.unpack_from(start)
+    properties, dictionary, size = head
     factor = dictionary // (dictionary & -dictionary) if dictionary else 0
     round_ = dictionary >= _DICTIONARY and (factor in (1, 3) or dictionary == (1 << 32) - 1)
     if properties >= _PROPERTIES or not round_ or (size != (1 << 64) - 1 and size >= 1 << 40):
         return False
-    if properties == _USUAL or dictionary >= DECODER_MEMORY:
-        return True
+    if dictionary >= DECODER_MEMORY:
+        return properties == _USUAL
     try:
         lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=DECODER_MEMORY).decompress(start, BLOCK)
     except lzma.LZMAError:

@@ -285,6 +285,8 @@ PLAIN: dict[str, bytes] = {
     "module with a signature": FINE + b"\x30\x82" + bytes(700) + b"~Module signature appended~\n",
     "marks of programs": b"\4" + (b"\x7fELF" + bytes(99)) * 99 + b"PK\3\4" * 9,
     "script about archives": b"#!/bin/sh\n# \x1b[1mhsqs BZh9 ustar\nhsqs\n!<arch> PK\n" * 99,
+    "picture with marks": b"\x89PNG\r\n\x1a\n" + b"\n\x5d\0\0\x80\0" + b"\xff" * 8 + bytes(99) + b"BZh91AY&SY" * 99,
+    "code of Python": b"\xa7\r\r\n" + bytes(12) + b"\x28\xb5\x2f\xfd" * 99,
     "document": b"%PDF-1.5\n%\xe2\xe3\xcf\xd3\n" + bytes(range(256)) * 99,
     "symbol table": ar([("/", b"\0\0\0\1\0\0\0\x44x\0"), ("//", b"a-long-name.o/\n"), ("/0", OBJECT)]),
     "small numbers": b"\1\0\x10\0\0" + bytes(900),
