@@ -100,6 +100,7 @@ def library(
     imports: Mapping[str, str] | None = None,
     extra: bytes = b"",
     nameless: Sequence[str] = (),
+    tables: Mapping[str, int] | None = None,
 ) -> bytes:
     """A shared library.
 
@@ -115,6 +116,7 @@ def library(
         imports: by name of data, the symbol of another file whose address the loader writes there.
         extra: bytes of .rodata.
         nameless: functions that neither a symbol nor the unwind table names: gaps.
+        tables: by name of data, the bytes that its symbol has.
     """
     elf = ef.Elf(soname=soname, extra=extra)
     places: dict[str, int] = {}
@@ -149,6 +151,7 @@ def library(
     elf.text, elf.data = bytes(text), bytes(body)
     if symbols:
         elf.symbols = [(name, places[name], sizes[name], ef.FUNC) for name in functions if name not in nameless]
+        elf.symbols += [(name, places[name], size, ef.OBJECT) for name, size in (tables or {}).items()]
     elf.frames = [(places[name], sizes[name]) for name in functions if name not in nameless]
     elf.exports = [(name, places[name]) for name in exports]
     elf.imports = [(name, places[at]) for at, name in (imports or {}).items()]

@@ -20,6 +20,8 @@ from unit.package_files import cpio, cpio_member, deb, rpm, rpm_of, tar, zipped
 
 FINE = ef.make(ef.Elf(text=ef.RET))
 """A program that runs anywhere."""
+OTHERS = [ef.make(ef.Elf(text=ef.RET, data=data)) for data in (b"1", b"2")]
+"""Others of this kind."""
 
 
 def ar(members: Sequence[tuple[str, bytes]]) -> bytes:
@@ -54,6 +56,11 @@ def tars(members: Iterable[tuple[str, bytes]], *, kind: bytes = tarfile.REGTYPE,
         info.type, info.size = kind, len(content)
         out += info.tobuf(tarfile.GNU_FORMAT) + content + bytes(-len(content) % 512)
     return out + bytes(1024 * end)
+
+
+def padded(data: bytes) -> bytes:
+    """The content of the last member of a tar archive, and its end."""
+    return data + bytes(-len(data) % 512) + bytes(1024)
 
 
 def odc(name: str, content: bytes) -> bytes:
@@ -99,6 +106,29 @@ def beside_data(program: bytes) -> bytes:
     """A DEB with a member that no package manager reads."""
     data = lzma.compress(tar({"bin/fine": FINE}, {}))
     return ar([("debian-binary", b"2.0\n"), ("control.tar.gz", b""), ("data.tar.xz", data), ("_more", program)])
+
+
+def pax(**settings: object) -> bytes:
+    """An extended header of a tar archive; `__` in a name stands for a dot."""
+    lines = []
+    for name, value in settings.items():
+        body = f" {name.replace('__', '.')}={value}\n"
+        lines.append(f"{len(body) + len(str(len(body) + 2))}{body}".encode())
+    return tars([("x", b"".join(lines))], kind=tarfile.XHDTYPE, end=False)
+
+
+def lzma_by(data: bytes, **properties: int) -> bytes:
+    """Data in the format of lzma's old program, with properties that it does not give by itself."""
+    return lzma.compress(data, format=lzma.FORMAT_ALONE, filters=[{"id": lzma.FILTER_LZMA1, **properties}])
+
+
+def list_first(members: Sequence[tuple[str, bytes]]) -> bytes:
+    """A zip archive that begins with its list."""
+    data = zips(members)
+    size, at = struct.unpack_from("<II", data, data.rindex(b"PK\5\6") + 12)
+    listed, end = bytearray(data[at : at + size]), bytearray(data[at + size :])
+    struct.pack_into("<I", listed, 42, size)
+    return bytes(listed) + data[:at] + bytes(listed) + bytes(end[:16]) + struct.pack("<I", size + at) + bytes(end[20:])
 
 
 SCRIPT = b"#!/bin/sh\ntail -c +99 $0 | sh\nexit 0\n"
@@ -166,6 +196,50 @@ WITHIN: dict[str, Maker] = {
     "two programs in what a program only reads": lambda p: ef.make(ef.Elf(text=ef.RET, extra=FINE + b"123" + p)),
     "program in a program in a program": lambda p: ef.make(ef.Elf(extra=ef.make(ef.Elf(extra=p)))),
     "eight archives": lambda p: nest(p, 7),
+    "tar with a size in another header": lambda p: pax(size=len(p)) + tars([("x", b"")], end=False) + padded(p),
+    "tar with a name in another header": lambda p: pax(path="bin/x") + tars([("y", p)]),
+    "tar behind zeros": lambda p: bytes(10240) + tars([("x", p)]),
+    "tar of gz behind zeros": lambda p: bytes(512) + tars([("x", gzip.compress(p))]),
+    "tar behind a block of garbage": lambda p: b"?" * 512 + tars([("x", p)]),
+    "tar behind garbage behind a tar": lambda p: tars([("y", FINE)]) + b"?" * 512 + tars([("x", p)]),
+    "cpio behind zeros": lambda p: bytes(512) + cpio({"x": gzip.compress(p)}),
+    "end of a cpio with content": lambda p: cpio_member("TRAILER!!!", 0, p) + cpio({"y": FINE}),
+    "behind the end of an RPM": lambda p: rpm_of([(1000, 6, b"x")], gzip.compress(cpio({"y": FINE}) + cpio({"x": p}))),
+    "lzma of other properties": lambda p: lzma_by(p, lc=0, lp=2, pb=0),
+    "lzma with a small dictionary": lambda p: lzma_by(p, dict_size=4096),
+    "tar in lzma of other properties": lambda p: lzma_by(tar({"x": p}, {}), lc=1),
+    "RPM in lzma of other properties": lambda p: rpm({"x": p}, {}, method="lzma", pack=lambda b: lzma_by(b, lc=0)),
+    "zip behind a text": lambda p: zips([("x", gzip.compress(p))], stub=b"some text\n" * 99),
+    "zip behind a picture": lambda p: zips([("x", p)], stub=b"\xff\xd8\xff\xe0\0\x10JFIF" + bytes(range(1, 99))),
+    "zip behind a program of Windows": lambda p: b"MZ".ljust(99, b"\1") + zips([("x", p)]),
+    "zip behind two zips": lambda p: zips([("y", p)]) + zips([("z", FINE)]) + zips([("x", FINE)]),
+    "zip with a mark of parts": lambda p: b"PK00" + zips([("x", p)]),
+    "zip that begins with its list": lambda p: list_first([("x", p)]),
+    "zip of streams, behind a script": lambda p: SCRIPT + b"# no line" + zips([("x", gzip.compress(p))]),
+    "table of symbols that is no table": lambda p: ar([("a.o/", FINE), ("__.SYMDEF", p)]),
+    "table of symbols": lambda p: ar([("/", p)]),
+    "table of symbols of BSD": lambda p: ar([("#1/12", b"__.SYMDEF\0\0\0" + p)]),
+    "table of names": lambda p: ar([("//", p), ("a.o/", FINE)]),
+    "library in a library": lambda p: ar([("y.a/", ar([("x.o/", p)]))]),
+    "script and program without a line": lambda p: SCRIPT + b"junk" + p,
+    "script and zeros and gzip": lambda p: SCRIPT.ljust(4096, b"\0") + gzip.compress(p),
+    "script and lzma": lambda p: SCRIPT + lzma_by(p, lc=0),
+    "long script and gzip": lambda p: SCRIPT + b"# a line of a long script\n" * 60_000 + gzip.compress(p),
+    "script without its first line": lambda p: b": a script\ntail -c +99 $0 | gzip -d\n" + gzip.compress(p),
+    "archive of an unknown kind": lambda p: b"\4\0\0\0" + b'{"files": {"x": {}}}'.ljust(96, b"\0") + p + FINE,
+    "archive of an unknown kind, far": lambda p: b"\4" + bytes(200_000) + p + FINE,
+    "program of Windows and program": lambda p: b"MZ".ljust(512, b"\1") + p,
+    "image of a container": lambda p: tar({"manifest.json": b"[]", "a/layer.tar": tar({"x": p, ".wh.y": b""}, {})}, {}),
+    "image of a container by digests": lambda p: tar({"blobs/sha256/a": gzip.compress(tar({"x": p}, {}))}, {}),
+    "war with a jar": lambda p: zips([("WEB-INF/lib/y.jar", zips([("x.so", p)]))]),
+    "DEB with two data.tar": lambda p: ar(
+        [
+            ("debian-binary", b"2.0\n"),
+            ("data.tar", tar({"y": FINE}, {})),
+            ("data.tar.gz", gzip.compress(tar({"x": p}, {}))),
+        ]
+    ),
+    "udeb": lambda p: ar([("debian-binary", b"2.0\n"), ("data.tar.lzma", alone(tar({"x": p}, {})))]),
 }
 """Files that hold a program, by what they are."""
 
@@ -188,7 +262,7 @@ PACKAGES: dict[str, tuple[str, Maker]] = {
     "a name twice, last": ("x.tar", lambda p: tars([("bin/x", FINE), ("bin/x", p)])),
     "a name three times": (
         "x.tar.gz",
-        lambda p: gzip.compress(tars([("x", FINE), ("x", p), ("y", FINE + b"1"), ("x", FINE + b"2"), ("z", FINE)])),
+        lambda p: gzip.compress(tars([("x", FINE), ("x", p), ("y", OTHERS[0]), ("x", OTHERS[1]), ("z", FINE)])),
     ),
     "one name, written in two ways": ("x.tar", lambda p: tars([("bin/x", FINE), ("./bin//x", p)])),
     "unknown type": ("x.tar", lambda p: tars([("bin/fine", FINE)], end=False) + tars([("bin/x", p)], kind=b"Z")),

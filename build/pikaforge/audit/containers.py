@@ -22,9 +22,11 @@ from pikaforge.audit import attached
 from pikaforge.audit.elf.layout import is_elf
 from pikaforge.config import package_files
 from pikaforge.errors import AuditError
-from pikaforge.host.archive_kinds import DISC, DISC_START, START, may_be_disc, unreadable
+from pikaforge.host.archive_kinds import FURTHEST, START, may_be_image, unreadable
 from pikaforge.host.archives import MEMBER_LIMIT, Member, archive_errors
+from pikaforge.host.raw import joined
 from pikaforge.host.streams import TOTAL_LIMIT, unpacked_limit
+from pikaforge.host.zips import LOCAL, ends_as_zip
 
 WITHIN = "!/"
 """Between the name of a container and that of its member."""
@@ -65,6 +67,8 @@ class _Waiting:
     allowance: _Allowance
     temporary: bool
     """Whether its bytes are a copy, which is removed."""
+    start: bytes
+    """Its first bytes, or those of what it is in spite of them."""
 
 
 class Collector:
@@ -124,10 +128,8 @@ class Collector:
             if is_elf(start):
                 self.elves[name] = path
                 self._attached(name, start, path, 0, allowance)
-            elif start.startswith(attached.SHEBANG):
-                self._script(name, start, content, 0, allowance)
             else:
-                self._other(name, start, path, 0, allowance)
+                self._other(name, start, content, 0, allowance, path=path)
         return is_elf(start)
 
     def open_all(self) -> None:
@@ -137,9 +139,7 @@ class Collector:
             container = self._waiting.popleft()
             try:
                 with archive_errors(container.name):
-                    with container.path.open("rb") as content:
-                        start = content.read(START)
-                    for member in package_files.contained(container.path, container.name, start):
+                    for member in package_files.contained(container.path, container.name, container.start):
                         self._check(container)
                         self._member(member, container.name + WITHIN, container.depth, container.allowance)
             except AuditError as error:
@@ -173,21 +173,8 @@ class Collector:
         start = _start(content)
         if is_elf(start):
             self._elf(name, start, content, depth, allowance)
-        elif start.startswith(attached.SHEBANG):
-            self._script(name, start, content, depth, allowance)
         else:
             self._other(name, start, content, depth, allowance)
-
-    def _script(self, name: str, start: bytes, content: IO[bytes], depth: int, allowance: _Allowance) -> None:
-        self.others += 1
-        start += content.read(attached.SCRIPT_LIMIT - len(start))
-        try:
-            found = attached.payload(start, content)
-        except AuditError as error:
-            self.leave(name, error.message)
-            return
-        if found is not None:
-            self._further(name + WITHIN + attached.REST, found, depth, allowance)
 
     def _attached(self, name: str, start: bytes, path: Path, depth: int, allowance: _Allowance) -> None:
         """Take what makes a program more than its own code."""
@@ -195,7 +182,10 @@ class Collector:
             self.leave(name, "it is packed by UPX: the code that it unpacks when it runs is not seen")
         try:
             for place, found in attached.carried(path):
-                self._further(name + WITHIN + place, found, depth, allowance)
+                begin = found.read(START)
+                if place == attached.REST and (why := attached.follows(path, begin)):
+                    self.leave(name + WITHIN + place, why)
+                self._further(name + WITHIN + place, joined(begin, found), depth, allowance)
         except AuditError as error:
             self.leave(name, error.message)
 
@@ -225,24 +215,74 @@ class Collector:
         self.elves[name] = place
         self._attached(name, start, place, depth, allowance)
 
-    def _other(self, name: str, start: bytes, content: IO[bytes] | Path, depth: int, allowance: _Allowance) -> None:
-        """Take what is no ELF file: a container, to be opened later, or any other file."""
-        if not package_files.is_container(start):
+    def _other(
+        self,
+        name: str,
+        start: bytes,
+        content: IO[bytes],
+        depth: int,
+        allowance: _Allowance,
+        *,
+        path: Path | None = None,
+    ) -> None:
+        """Take what is no ELF file: a container, to be opened later, or any other file; `path` is where it stays."""
+        try:
+            if package_files.is_container(start):
+                self._later(name, start, content, depth, allowance, path=path)
+                return
+            self.others += 1
             if why := unreadable(start):
                 self.leave(name, f"{why}: it cannot be opened here")
-            self.others += 1
-        elif depth >= NESTED_LIMIT:
+            else:
+                self._unknown(name, start, content, depth, allowance, path=path)
+        except AuditError as error:
+            self.leave(name, error.message)
+
+    def _later(
+        self, name: str, start: bytes, content: IO[bytes], depth: int, allowance: _Allowance, *, path: Path | None
+    ) -> None:
+        """Note a container, which is opened when the one that it is in is closed."""
+        if depth >= NESTED_LIMIT:
             self.leave(name, f"it is in {depth} archives")
-        else:
-            temporary = not isinstance(content, Path)
-            try:
-                path = content if isinstance(content, Path) else self._copy(start, content, allowance)
-            except AuditError as error:
-                self.leave(name, error.message)
-                return
+            return
+        place = path or self._copy(start, content, allowance)
+        self._waiting.append(
+            _Waiting(name=name, path=place, depth=depth + 1, allowance=allowance, temporary=path is None, start=start)
+        )
+
+    def _unknown(
+        self, name: str, start: bytes, content: IO[bytes], depth: int, allowance: _Allowance, *, path: Path | None
+    ) -> None:
+        """Take what a file of an unknown kind carries: an archive behind a script or zeros, programs, a zip archive."""
+        found: IO[bytes] | None = None
+        if start.startswith(b"\0"):
+            start = attached.behind_zeros(start, content)
+            found = joined(start, content) if attached.is_known(start) else None
+        elif attached.is_script(start):
+            found = attached.payload(start, content)
+            start = content.read(START) if found is None else b""
+        if found is not None:
+            self._further(name + WITHIN + attached.REST, found, depth, allowance)
+        elif path is not None:
+            self._search(name, path, depth, allowance, temporary=False)
+        elif (part := attached.search(start, content)) is not None:
+            self._search(name, self._copy(b"", part, allowance), depth, allowance, temporary=True)
+
+    def _search(self, name: str, path: Path, depth: int, allowance: _Allowance, *, temporary: bool) -> None:
+        """Take the programs in a file of an unknown kind, or the zip archive that it is by its end."""
+        with path.open("rb") as content:
+            zipped = ends_as_zip(content)
+        if zipped and depth < NESTED_LIMIT:
             self._waiting.append(
-                _Waiting(name=name, path=path, depth=depth + 1, allowance=allowance, temporary=temporary)
+                _Waiting(name=name, path=path, depth=depth + 1, allowance=allowance, temporary=temporary, start=LOCAL)
             )
+            return
+        try:
+            for place, found in attached.within(path):
+                self._further(name + WITHIN + place, found, depth, allowance)
+        finally:
+            if temporary:
+                path.unlink()
 
     def _copy(self, start: bytes, content: IO[bytes], allowance: _Allowance | None) -> Path:
         """Write a member to disk, and return where.
@@ -276,8 +316,8 @@ class Collector:
 def _start(content: IO[bytes]) -> bytes:
     """Return the first bytes of a file, as many as tell its kind."""
     start = content.read(START)
-    if len(start) == START and may_be_disc(start[:512]) and not is_elf(start):
-        start += content.read(DISC_START + len(DISC) - START)
+    if len(start) == START and may_be_image(start[:512]) and not is_elf(start):
+        start += content.read(FURTHEST - START)
     return start
 
 

@@ -14,8 +14,8 @@ from pikaforge.host.streams import Window
 MAGIC = b"!<arch>\n"
 HEADER, HEADER_END = 60, b"`\n"
 """Bytes of a member's header, and how it ends. The name is at its start, the size in decimal at 48."""
-NAMES, SYMBOLS = "//", ("/", "/SYM64/", "__.SYMDEF", "__.SYMDEF SORTED")
-"""Members that are a table of long names, and of symbols."""
+NAMES, NO_NAME = "//", "(no name)"
+"""The member that is a table of long names, and what one without a name is called."""
 NAMES_LIMIT = 16 << 20
 """Bytes of the table of long names."""
 BSD = "#1/"
@@ -52,7 +52,7 @@ def ar_entries(stream: IO[bytes], where: str) -> Iterator[ArEntry]:
 
 
 def ar_members(stream: IO[bytes], where: str) -> Iterator[Member]:
-    """Return the members of an archive, without its tables, as files; see `archive_errors` for errors."""
+    """Return the members of an archive, also its tables, as files; see `archive_errors` for errors."""
     names = b""
     for entry in ar_entries(stream, where):
         content: IO[bytes] = io.BufferedReader(Window(stream, entry.size))
@@ -60,11 +60,10 @@ def ar_members(stream: IO[bytes], where: str) -> Iterator[Member]:
             if entry.size > NAMES_LIMIT:
                 raise AuditError("the package is corrupt: its table of names is too large", where=where)
             names = content.read()
-        elif entry.name not in SYMBOLS:
-            name = _name(entry, names, content)
-            if name.rstrip("\0") in SYMBOLS:
-                continue
-            yield Member(name=clean(name, where) or "(no name)", kind="file", content=content)
+            yield Member(name=NO_NAME, kind="file", content=io.BytesIO(names))
+        else:
+            # A table of symbols is one as the first member only.
+            yield Member(name=clean(_name(entry, names, content), where) or NO_NAME, kind="file", content=content)
 
 
 def _name(entry: ArEntry, names: bytes, content: IO[bytes]) -> str:

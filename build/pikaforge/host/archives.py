@@ -38,7 +38,9 @@ HEADER_LIMIT = 128 << 10
 """Bytes that describe one member of a tar archive: extended headers, and blocks with long names."""
 GLOBAL_LIMIT = 64
 """Settings that a tar archive may have for all its members (pax(1), typeflag g)."""
-GLOBAL_SIZES = ("size", "GNU.sparse.")
+SPARSE = "GNU.sparse."
+"""How settings of a sparse member begin. GNU tar takes versions of the format for it that tarfile does not know."""
+GLOBAL_SIZES = ("size", SPARSE)
 """Settings for all members that readers of tar archives do not agree on: what one takes for a member, another skips."""
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".tar.zst", ".tzst")
 ZIP_SUFFIXES = (".zip",)
@@ -194,7 +196,7 @@ def tar_members(stream: IO[bytes] | Window, where: str) -> Iterator[Member]:
         for info in _headers(tar, plain, where):
             name = clean(info.name, where)
             kind = _kind(info) if info.type in tarfile.SUPPORTED_TYPES else "file"
-            if info.issparse():
+            if info.issparse() or any(key.startswith(SPARSE) for key in info.pax_headers):
                 raise AuditError(f"the package's member {name} is sparse, which is not supported", where=where)
             if info.size and kind != "file":
                 why = f"{name} is no file and has a size, so programs differ in what they take for the next member"

@@ -57,12 +57,18 @@ def cpio_members(plain: Source, where: str) -> Iterator[Member]:
         AuditError: this is no such archive, or a member is too large.
         EOFError: the archive is truncated.
     """
-    return _members(plain, where, _newc)
+    yield from _members(plain, where, _newc)
+    yield from _behind(plain)
 
 
 def cpio_files(plain: Source, where: str) -> Iterator[Member]:
     """Return the files and links of an archive in any of the formats, and what follows it, as in an initramfs."""
     yield from _members(plain, where, _any)
+    yield from _behind(plain)
+
+
+def _behind(plain: Source) -> Iterator[Member]:
+    """Return what follows an archive, if it is more than zeros."""
     while block := plain.read(BLOCK):
         if start := block.lstrip(b"\0"):
             yield Member(name="", kind="rest", content=joined(start, plain))

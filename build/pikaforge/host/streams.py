@@ -13,6 +13,7 @@ import io
 import lzma
 import os
 import shutil
+import struct
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -173,7 +174,7 @@ def decompressed(stream: IO[bytes] | Window, where: str, *, method: str = "") ->
     packed = _size(stream)
     buffered = io.BufferedReader(cast(io.RawIOBase, stream), BLOCK)
     place = buffered.tell() if stream.seekable() else None
-    head = buffered.peek(6)[:6]
+    head = buffered.peek(BLOCK)[:BLOCK]
     opener = _opener(head, where, method)
     with ExitStack() as stack:
         first = True
@@ -203,6 +204,35 @@ def _size(stream: IO[bytes] | Window) -> int:
     return end - at
 
 
+_LZMA = struct.Struct("<BIQ")
+"""Properties, bytes of the dictionary, size: what a file of lzma begins with, which has no mark."""
+_USUAL, _PROPERTIES, _DICTIONARY = 0x5D, 225, 4096
+"""The properties that lzma's own program gives, the bound of those that can be, and the smallest dictionary."""
+
+
+def is_lzma(start: bytes) -> bool:
+    """Return whether a file looks like lzma, by its first bytes.
+
+    It has possible properties, a round dictionary, and a size that is unknown or small; and its first bytes can be
+    unpacked, if that does not take too much memory.
+    """
+    if len(start) <= _LZMA.size or start[_LZMA.size]:
+        return False
+    head: tuple[int, int, int] = _LZMA.unpack_from(start)
+    properties, dictionary, size = head
+    factor = dictionary // (dictionary & -dictionary) if dictionary else 0
+    round_ = dictionary >= _DICTIONARY and (factor in (1, 3) or dictionary == (1 << 32) - 1)
+    if properties >= _PROPERTIES or not round_ or (size != (1 << 64) - 1 and size >= 1 << 40):
+        return False
+    if dictionary >= DECODER_MEMORY:
+        return properties == _USUAL
+    try:
+        lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=DECODER_MEMORY).decompress(start, BLOCK)
+    except lzma.LZMAError:
+        return False
+    return True
+
+
 _SKIPPED = tuple(bytes([number]) for number in range(0x50, 0x60))
 """First bytes of a frame of zstd that its readers skip (RFC 8878, 3.1.2)."""
 _Opener = Callable[[IO[bytes], ExitStack], IO[bytes]]
@@ -212,11 +242,12 @@ def _opener(head: bytes, where: str, method: str) -> _Opener:
     """Return what opens a stream by its first bytes. What it opens is closed by the stack."""
     if head[:2] == b"\x1f\x8b":
         return lambda packed, stack: cast(IO[bytes], stack.enter_context(gzip.GzipFile(fileobj=packed)))
-    if head == b"\xfd7zXZ\0" or head[:3] == b"\x5d\0\0":
+    if head[:6] == b"\xfd7zXZ\0" or head[:3] == b"\x5d\0\0" or is_lzma(head):
         # There may be zeros between two streams (xz-file-format, 2.2).
         return lambda packed, _: io.BufferedReader(_Bounded(packed, _xz, b"\0"), BLOCK)
     if head[:3] == b"BZh":
-        return lambda packed, stack: cast(IO[bytes], stack.enter_context(bz2.BZ2File(packed)))
+        # The library's own file takes what follows the last stream for nothing.
+        return lambda packed, _: io.BufferedReader(_Bounded(packed, bz2.BZ2Decompressor), BLOCK)
     if head[:4] == b"\x28\xb5\x2f\xfd" or (head[:1] in _SKIPPED and head[1:4] == b"\x2a\x4d\x18"):
         return lambda packed, stack: _zstd(packed, where, stack)
     if method in ("", "gzip", "identity") or method.startswith("un"):

@@ -22,6 +22,12 @@ _LOCAL_HEADER = struct.Struct("<4s2xHH4xIIIHH")
 """Signature, flags, method, CRC, compressed size, size, bytes of the name and of the extra field (APPNOTE 4.3.7)."""
 _SIZES_FOLLOW, _IN_EXTRA = 8, 0xFFFFFFFF
 """The flag of members whose sizes follow their bytes, and a size that is in the extra field (APPNOTE 4.4.4, 4.5.3)."""
+END, LISTED = b"PK\5\6", b"PK\1\2"
+"""How the end of the list begins, and a line of the list."""
+_END = struct.Struct("<4s6xHI6x")
+"""Signature, lines, bytes of the list (APPNOTE 4.3.16)."""
+_COMMENT = 0xFFFF
+"""Bytes of a comment behind the end of the list, at most."""
 _DESCRIPTOR = 24
 """Bytes of what follows such a member, at most (APPNOTE 4.3.9)."""
 
@@ -41,6 +47,9 @@ def zip_members(stream: IO[bytes], where: str, *, links: bool = True) -> Iterato
         if sum(info.file_size for info in infos) > limit:
             raise too_large(limit, where)
         yield from _unlisted(stream, infos, archive.start_dir)
+        if (place := _find(stream, archive.start_dir, packed)) >= 0:
+            # In a comment, or behind an end that other programs do not take for it.
+            yield Member(name="", kind="unread", target=f"there is a member at byte {place}, behind the archive's list")
         for info in infos:
             name = clean(info.filename, where)
             if info.filename.endswith("/"):  # `is_dir` takes an empty name for an error of its own
@@ -115,6 +124,23 @@ def _span(stream: IO[bytes], info: zipfile.ZipInfo, end: int) -> _Span:
     stop = info.header_offset + _LOCAL_HEADER.size + name + extra + info.compress_size
     slack = _DESCRIPTOR if follow else 0
     return _Span(info.header_offset, stop, slack, "" if same else info.filename[:LINK_LIMIT])
+
+
+def ends_as_zip(stream: IO[bytes]) -> bool:
+    """Return whether programs find a zip archive in a stream, by what is at its end: its begin may be anything."""
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(max(0, size - _END.size - _COMMENT))
+    tail = stream.read(_END.size + _COMMENT)
+    at = tail.rfind(END)
+    if at < 0 or len(tail) - at < _END.size:
+        return False
+    found: tuple[bytes, int, int] = _END.unpack_from(tail, at)
+    _, number, length = found
+    begin = size - len(tail) + at - length
+    if begin < 0:
+        return length == _IN_EXTRA
+    stream.seek(begin)
+    return number > 0 and stream.read(len(LISTED)) == LISTED
 
 
 def _find(stream: IO[bytes], start: int, end: int) -> int:

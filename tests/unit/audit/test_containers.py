@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import lzma
 import struct
 import tarfile
 import zipfile
+import zlib
 from datetime import date
 from pathlib import Path
 
 import pytest
 from unit import elf_files as ef
-from unit.nested_files import FINE, PACKAGES, WITHIN, ar, nest, tars, zips
+from unit.nested_files import FINE, PACKAGES, WITHIN, ar, nest, pax, tars, zips
 from unit.package_files import cpio, deb, tar, zipped
 
 from pikaforge.audit import containers
@@ -148,6 +150,37 @@ def other_size() -> bytes:
     return bytes(data)
 
 
+def with_comment() -> bytes:
+    """A zip archive with a member, and a list of it, in the comment."""
+    return b"".join([zips([("x", FINE)])[:-2], struct.pack("<H", len(more := zips([("y", FAULTY)])[:-22])), more])
+
+
+def other_end() -> bytes:
+    """A zip archive with a second list in the comment of the first one, which only programs see that know no zip64."""
+    fine, faulty = zips([("x", FINE)]), zips([("y", FAULTY)])
+    size, at = struct.unpack_from("<II", fine, len(fine) - 10)
+    size2, at2 = struct.unpack_from("<II", faulty, len(faulty) - 10)
+    hidden_at = at + size
+    listed, listed2 = bytearray(fine[at : at + size]), bytearray(faulty[at2 : at2 + size2])
+    struct.pack_into("<H", listed, 32, at2 + size2)
+    struct.pack_into("<I", listed2, 42, hidden_at)
+    body = fine[:at] + listed + faulty[:at2] + listed2
+    end64 = b"PK\6\6" + struct.pack("<QHHIIQQQQ", 44, 45, 45, 0, 0, 1, 1, len(body) - at, at)
+    locator = b"PK\6\7" + struct.pack("<IQI", 0, len(body), 1)
+    return body + end64 + locator + b"PK\5\6" + struct.pack("<4H2IH", 0, 0, 1, 1, size2, hidden_at + at2, 0)
+
+
+def sparse(**settings: object) -> bytes:
+    """A tar archive with a sparse member, of which GNU tar takes the first block for a map."""
+    number = f"1\n0\n{len(FAULTY)}\n".encode().ljust(512, b"\0")
+    return pax(**settings, GNU__sparse__realsize=len(FAULTY)) + tars([("x", number + FAULTY)])
+
+
+def partitioned() -> bytes:
+    table = b"\x80\1\1\0\x83\xfe\xff\xff\x3f\0\0\0\0\x10\0\0"
+    return image(4096, (0, b"\xeb"), (446, table), (510, b"\x55\xaa"))
+
+
 def image(size: int, *marks: tuple[int, bytes]) -> bytes:
     out = bytearray(size)
     for at, mark in marks:
@@ -176,7 +209,7 @@ NOT_JUDGED: dict[str, tuple[bytes, str]] = {
     "packed program": (FINE[:400] + b"UPX!" + FINE[404:], "packed by UPX"),
     "packed program in gzip": (gzip.compress(FINE[:400] + b"UPX!" + FINE[404:]), "packed by UPX"),
     "many headers": (ef.make(ef.Elf(text=ef.RET, extra=FINE[:24] * 300)), "look like programs"),
-    "many payloads": (b"#!/bin/sh\n" + b"\n070707-" * 100, "begin of an archive"),
+    "many payloads": (b"#!/bin/sh\n" + b"\n070707-" * 100 + b"\0", "begin of an archive"),
     "32-bit program": (gzip.compress(ef.make(ef.Elf(machine=3))), "32-bit code"),
     "cut tar": (tar({"x": FINE}, {})[:6000], "truncated"),
     "cut gzip": (gzip.compress(FINE * 9)[:200], "too early|ended before"),
@@ -191,6 +224,41 @@ NOT_JUDGED: dict[str, tuple[bytes, str]] = {
     "link with content": (tars([("x", tars([("y", b"")]))], kind=tarfile.LNKTYPE), "no file and has a size"),
     "member that leaves": (tar({"../x": FINE}, {}), "leaves it"),
     "nine archives": (nest(FINE, 9), "in 8 archives"),
+    "cpio behind gzip": (gzip.compress(cpio({"x": FINE})) + cpio({"y": FAULTY}), "Not a gzipped file"),
+    "garbage behind bzip2": (bz2.compress(b"text") + FAULTY, "Invalid data|corrupt"),
+    "two lists of a zip": (other_end(), "behind the archive's list"),
+    "comment of a zip": (with_comment(), "behind the archive's list"),
+    "sparse member of an unknown version": (sparse(GNU__sparse__major=1, GNU__sparse__minor=5), "sparse"),
+    "sparse member of the next version": (sparse(GNU__sparse__major=2, GNU__sparse__minor=0), "sparse"),
+    "sparse member with digits": (sparse(GNU__sparse__major="01", GNU__sparse__minor="00"), "sparse"),
+    "sparse member of version 0.1": (sparse(GNU__sparse__map=f"0,{len(FAULTY)}"), "sparse"),
+    "old zstd": (b"\x27\xb5\x2f\xfd" + bytes(range(99)), "old version of zstd"),
+    "lha": (b"\x24\x5f-lh5-" + bytes(99), "lha"),
+    "ACE": (bytes(7) + b"**ACE**" + bytes(99), "ACE"),
+    "zpaq": (b"zPQ\2\1" + bytes(99), "zpaq"),
+    "old lzip": (b"LZIP\0" + bytes(99), "lzip"),
+    "snappy": (b"\xff\x06\0\0sNaPpY" + bytes(99), "snappy"),
+    "zchunk": (b"\0ZCK1" + bytes(99), "zchunk"),
+    "VDI": (b"<<< Oracle VM VirtualBox Disk Image >>>\n" + bytes(99), "VDI"),
+    "VHDX": (b"vhdxfile" + bytes(99), "VHDX"),
+    "FAT": (image(4096, (54, b"FAT16   "), (510, b"\x55\xaa")), "FAT"),
+    "F2FS": (image(4096, (1024, b"\x10\x20\xf5\xf2")), "F2FS"),
+    "Btrfs": (image(0x11000, (0x10040, b"_BHRfS_M")), "Btrfs"),
+    "UDF": (image(0x9000, (0x8001, b"BEA01")), "image of a disc"),
+    "JFFS2": (b"\x85\x19\1\xe0" + bytes(99), "JFFS2"),
+    "UBI": (b"UBI#\1" + bytes(99), "UBI"),
+    "partitions": (partitioned(), "image of a disk"),
+    "firmware": (image(4096, (40, b"_FVH")), "firmware"),
+    "APE": (b"MZqFpD='\n\n" + bytes(99), "APE"),
+    "precompiled assembly": (image(4096, (0, b"MZ"), (60, b"\x80"), (0x80, b"PE\0\0\x1d\xfd")), "NET"),
+    "object file of Go": (ar([("__.PKGDEF", b"go object linux amd64 go1.19\n")]), "object file of Go"),
+    "script and lz4": (b"#!/bin/sh\nexit\n\x04\x22\x4d\x18" + bytes(99), "lz4"),
+    "script and squashfs": (b"#!/bin/sh\nexit\nhsqs\7\0\0\0" + bytes(99), "squashfs"),
+    "script and 7z": (b"#!/bin/sh\nexit\n7z\xbc\xaf\x27\x1c" + bytes(99), "7z"),
+    "unknown things behind a program": (FINE + b"KAY\x28\xb5\x2f\xfd" + bytes(range(99)), "no known kind"),
+    "deflate behind a program": (FINE + zlib.compress(FAULTY) + b"MEI\x0c\x0b\x0a\x0b\x0e", "no known kind"),
+    "things behind a program in gzip": (gzip.compress(FINE + b"0" * 9000), "no known kind"),
+    "no signature behind a program": (FINE + b"\x30" * 9000 + b"~Module signature appended~\n", "no known kind"),
     "garbage behind gzip": (gzip.compress(tar({"x": FINE}, {})) + b"garbage", "cannot be unpacked|Not a gzipped"),
 }
 
@@ -217,6 +285,14 @@ PLAIN: dict[str, bytes] = {
     "picture": b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 20,
     "gzip of text": gzip.compress(b"a page of a manual\n" * 99),
     "signed module": FINE + b"\0" * 700 + b"~Module signature appended~\n",
+    "module with a signature": FINE + b"\x30\x82" + bytes(700) + b"~Module signature appended~\n",
+    "marks of programs": b"\4" + (b"\x7fELF" + bytes(99)) * 99 + b"PK\3\4" * 9,
+    "script about archives": b"#!/bin/sh\n# \x1b[1mhsqs BZh9 ustar\nhsqs\n!<arch> PK\n" * 99,
+    "picture with marks": b"\x89PNG\r\n\x1a\n" + b"\n\x5d\0\0\x80\0" + b"\xff" * 8 + bytes(99) + b"BZh91AY&SY" * 99,
+    "code of Python": b"\xa7\r\r\n" + bytes(12) + b"\x28\xb5\x2f\xfd" * 99,
+    "document": b"%PDF-1.5\n%\xe2\xe3\xcf\xd3\n" + bytes(range(256)) * 99,
+    "symbol table": ar([("/", b"\0\0\0\1\0\0\0\x44x\0"), ("//", b"a-long-name.o/\n"), ("/0", OBJECT)]),
+    "small numbers": b"\1\0\x10\0\0" + bytes(900),
     "zip of text": zipped({"a": b"text"}, {"l": "a"}),
     "empty zip": zips([]),
     "tar with padding": tar({"a": b"text"}, {}) + bytes(10240),

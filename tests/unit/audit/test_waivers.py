@@ -51,6 +51,8 @@ def test_what_a_waiver_covers(file: str, function: str, feature: str, yes: bool)
         ({"features": ()}, "at least 1"),
         ({"file": "*"}, "not everything"),
         ({"function": "**"}, "not everything"),
+        ({"function": "[!*]"}, "not everything"),
+        ({"function": "[*"}, "not everything"),
         ({"function": ""}, "at least 1"),
         ({"reason": "because"}, "at least 10"),
         ({"expires": "2026-13-01"}, "month"),

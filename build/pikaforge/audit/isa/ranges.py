@@ -108,8 +108,8 @@ class CodeMap:
 
     def name(self, index: int) -> str:
         """Return the name of a piece: its symbol, else `range@0x…` (a frame) or `gap@0x…`."""
-        if self.names[index] != NOWHERE:
-            return text(self.strings, self.names[index])
+        if self.names[index] != NOWHERE and (name := text(self.strings, self.names[index])):
+            return name
         return f"{'gap' if self.kinds[index] in (GAP, TABLE) else 'range'}@{self.starts[index]:#x}"
 
     def begin(self, index: int) -> int:

@@ -43,6 +43,8 @@ def _callers(answers: Answers, library: Library) -> set[int]:
 def _stores(answers: Answers, library: Library) -> Iterator[int]:
     """Yield the places to which functions store a number of few bytes that call for answers."""
     for piece in sorted(_callers(answers, library)):
+        if library.is_half_decoded:
+            return
         for step in library.body(piece).steps:
             place = _place(step)
             if place is not None and _stored(step) and library.graph.is_writable(place):

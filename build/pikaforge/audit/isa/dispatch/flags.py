@@ -4,7 +4,7 @@ A test looks at a byte or a number of few bytes. It counts if all numbers that i
 
 - at a fixed place which functions that ask the CPU, or their callers, name;
 - in a field to which such functions write, by its distance from the start of a structure;
-- the result of such a function;
+- the result of such a function, or of the instruction itself;
 - an argument which the function only tests and hands on: nobody computes with a flag. Lengths and pointers are used.
 """
 
@@ -38,6 +38,8 @@ FIELD = 64
 COPIES = frozenset({"MOV", "MOVZX", "MOVSX", "MOVSXD"})
 MASKS = frozenset({"AND", "OR", "XOR", "SHL", "SHR", "SAR", "NOT"})
 """Instructions that take flags from a number of several, or put them there."""
+ASKING = frozenset({"CPUID", "XGETBV"})
+"""Instructions whose results are the CPU's answers."""
 CALLS = ("call", "call?")
 ORIGINS = 400
 """The most steps of the search for where a number is from."""
@@ -57,6 +59,8 @@ class Answers:
     """Addresses of functions that return them."""
     widest: int = FLAG_BYTES
     """Bytes of the largest number at one of the addresses that is a flag."""
+    unset: Set[int] = frozenset()
+    """Addresses of calls that return 0 unless a user forces code on the CPU (`variables`)."""
 
     def has(self, operand: Operand) -> bool:
         """Return whether an operand in memory may be an answer."""
@@ -117,14 +121,30 @@ def compares_mask(step: InstructionStep, before: Sequence[InstructionStep]) -> b
     """Return whether an instruction compares a register with the mask that has just been applied to it."""
     if step.name != "CMP" or len(step.operands) != 2 or step.operands[0].kind != "r" or step.operands[1].kind != "i":
         return False
-    register = step.operands[0].register
-    writers = [s for s in before if s.address < step.address and register in s.writes]
-    return (
-        step.operands[0].size <= FLAG_BYTES
-        and bool(writers)
-        and writers[-1].name == "AND"
-        and writers[-1].operands == step.operands
-    )
+    if step.operands[0].size > FLAG_BYTES:
+        return False
+    return _mask(step.operands[0], [s for s in before if s.address < step.address]) == step.operands[1].value
+
+
+def _mask(register: Operand, before: Sequence[InstructionStep]) -> int | None:
+    """Return the bits that a register may have after some instructions that mask it; None if nothing does.
+
+    OpenSSL puts the bits of two words together: `and $A,%eax; and $B,%ecx; or %ecx,%eax`.
+    """
+    writer = next((s for s in reversed(before) if register.register in s.writes), None)
+    if writer is None or len(writer.operands) != 2 or writer.operands[0] != register:
+        return None
+    name, other = writer.name, writer.operands[1]
+    if name != "OR" or other.kind != "r":
+        return other.value if name == "AND" and other.kind == "i" else None
+    earlier = [s for s in before if s.address < writer.address]
+    own, more = _mask(register, earlier), _mask(other, earlier)
+    return None if own is None or more is None else own | more
+
+
+def tests_bit(step: InstructionStep) -> bool:
+    """Return whether an instruction tests one bit of a register of any size: nobody tests one of a pointer."""
+    return step.name == "BT" and step.operands[0].kind == "r" and step.operands[1].kind == "i"
 
 
 class FlagTests:
@@ -147,12 +167,22 @@ class FlagTests:
         if step is None:
             return False
         block = code.blocks[index]
-        return self.tests(step, code.steps[block.first : block.last])
+        before = code.steps[block.first : block.last]
+        return self.tests(step, before) or self._forces(step, before)
+
+    def _forces(self, step: InstructionStep, before: Sequence[InstructionStep]) -> bool:
+        """Return whether an instruction tests whether a variable is set that forces code on the CPU."""
+        if not self._answers.unset or step.name != "TEST" or step.operands[0] != step.operands[1]:
+            return False
+        earlier = [s for s in before if s.address < step.address and (RAX in s.writes or s.flow in CALLS)]
+        own = step.operands[0].kind == "r" and step.operands[0].register == RAX
+        return own and bool(earlier) and earlier[-1].address in self._answers.unset
 
     def tests(self, step: InstructionStep, before: Sequence[InstructionStep]) -> bool:
         """Return whether an instruction tests a flag; `before` has instructions that run before it."""
         kept = bool(step.operands) and self._answers.has(step.operands[0])
-        if not reads_flag(step, self._answers.widest if kept else FLAG_BYTES) and not compares_mask(step, before):
+        read = reads_flag(step, self._answers.widest if kept else FLAG_BYTES) or (not self._all and tests_bit(step))
+        if not read and not compares_mask(step, before):
             return False
         if self._all:
             return True
@@ -189,7 +219,7 @@ class FlagTests:
             if step.flow in CALLS and register in VOLATILE:
                 return [] if register == RAX and step.target in self._answers.functions else None
             if register in step.writes:
-                return self._made(index, at, register)
+                return [] if step.name in ASKING else self._made(index, at, register)
         found = self._earlier(index, register)
         if index == 0:
             return [(NONE, 0, register), *found] if register in ARGUMENTS else None

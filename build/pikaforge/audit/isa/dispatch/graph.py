@@ -213,16 +213,21 @@ class Graph:
         index = bisect_right(self.objects, address) - 1
         return len(self.code) + index if index >= 0 else NOWHERE
 
-    def reach(self, open_: Mapping[int, Set[int]], *, without: Set[int] = frozenset()) -> Reach:
+    def reach(
+        self, open_: Mapping[int, Set[int]], *, without: Set[int] = frozenset(), also: Set[int] = frozenset()
+    ) -> Reach:
         """Return what is reached from outside of the library.
 
         Args:
             open_: the addresses that pieces lead to; others lead to all that they refer to.
             without: addresses that others do not use, although they could.
+            also: further addresses that are used from the start.
         """
         begin = self.roots
         if without:
             begin = begin[~is_in(begin, np.sort(numbers(frozenset(without))))]
+        if also:
+            begin = np.unique(np.concatenate((begin, numbers(frozenset(also)))))
         return _Walk(self, open_).run(begin)
 
 
@@ -232,9 +237,17 @@ class Reach:
 
     sources: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
     """By piece: the piece from which it was reached first, -1 if from outside, or `NOT_REACHED`."""
+    objects: array[int] = field(default_factory=lambda: array("Q"))
+    """The graph's objects of data."""
+    data: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, bool))
+    """By object: whether it is reached."""
 
     def __contains__(self, piece: int) -> bool:
         return 0 <= piece < len(self.sources) and self.sources[piece] != NOT_REACHED
+
+    def has_data(self, start: int) -> bool:
+        """Return whether the object of data is reached that begins at an address."""
+        return bool(self.data[bisect_left(self.objects, start)])
 
     def way(self, piece: int, limit: int = 3) -> list[int]:
         """Return up to `limit` pieces by which a piece is reached, the outermost first."""
@@ -268,7 +281,7 @@ class _Walk:
             pieces = nodes < self._count
             sources[nodes[pieces]] = origin[pieces]
             nodes, origin = self._new(*self._following(nodes, np.where(pieces, nodes, origin)))
-        return Reach(sources)
+        return Reach(sources, self._graph.objects, self._seen[self._count :])
 
     def _following(self, nodes: Places, origin: Places) -> tuple[Places, Places]:
         """Return what some nodes lead to, in their order, each with the node's origin."""

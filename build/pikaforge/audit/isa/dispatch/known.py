@@ -33,10 +33,12 @@ from pikaforge.audit.isa.dispatch.steps import RAX, RDX, Body, InstructionStep
 from pikaforge.cpu import features
 from pikaforge.cpu.features import INVALID
 
-TABLE = "dispatchers.csv"
+TABLE, FORCING = "dispatchers.csv", "forcing_variables.csv"
 UPSTREAM = re.compile(r"(?:\d+:)?(\d{1,9}(?:\.\d{1,9})*)(?:[-+].*)?")
 """Finds upstream's version in a package's, between epoch and the distribution's revision (deb-version(7), rpm)."""
 Way = Literal["flag", "loader"]
+_DIGESTS = re.compile(r"(?:-[0-9a-f]{8})+(?=\.(?:[0-9a-z]+\.)*so(?:\.|$))")
+"""What a wheel's builder puts into the names of libraries."""
 MODULE = "PyInit_"
 """What the name of the function begins with that initialises a module of Python; such a module has no soname
 (docs.python.org/3/extending/building.html)."""
@@ -84,6 +86,8 @@ class Dispatcher:
     """Why such code runs only on CPUs that have them."""
     source: str
     """Where its source shows that, and how it was tried."""
+    variables: frozenset[str] = frozenset()
+    """Variables of the environment by which a user forces code on any CPU; without them the CPU is asked."""
     vouched: bool = True
     """Whether package or build id say which file it is: then each test of few bytes is one of a flag, as people have
     read. In others it must be seen where the flag is from (`flags`).
@@ -142,6 +146,7 @@ class Dispatcher:
 def table() -> tuple[Dispatcher, ...]:
     """Return all known dispatchers."""
     found = []
+    forcing = {row["soname"]: row["variables"] for row in features.rows(FORCING)}
     for row in features.rows(TABLE):
         assert row["by"] in get_args(Way), row
         found.append(
@@ -159,6 +164,7 @@ def table() -> tuple[Dispatcher, ...]:
                 trusted=frozenset(row["trusted"].split()),
                 why=row["why"],
                 source=row["source"],
+                variables=frozenset(forcing.get(row["soname"], "").split()),
             )
         )
     return tuple(found)
@@ -180,7 +186,7 @@ def known_file(path: Path, soname: str) -> Dispatcher | None:
         AuditError: the file cannot be read.
     """
     names = {soname} if soname else _modules(path)
-    fitting = [entry for entry in table() if entry.soname in names]
+    fitting = [entry for entry in table() if entry.soname in names or _renamed(soname, entry.soname)]
     own = read_build_id(path) or _digest(path)
     named = (entry for entry in table() if entry.soname in ("", soname) or entry in fitting)
     if (exact := next((entry for entry in named if own in entry.build_ids), None)) is not None:
@@ -190,6 +196,15 @@ def known_file(path: Path, soname: str) -> Dispatcher | None:
     with mapped(path) as data:
         entry = next((entry for entry in fitting if entry.fits(data)), None)
     return None if entry is None else replace(entry, trusted=entry.trusted & NEVER_COMPILED, vouched=False)
+
+
+def _renamed(soname: str, wanted: str) -> bool:
+    """Return whether a library has a name that a wheel's builder has given to a copy of another one.
+
+    `libzstd.so.1.5.7` becomes `libzstd-40ad5e7e.so.1.5.7` (auditwheel: repair.copylib), by the name of its file.
+    """
+    plain = _DIGESTS.sub("", soname)
+    return plain != soname and bool(wanted) and (plain == wanted or plain.startswith(f"{wanted}."))
 
 
 def _modules(path: Path) -> frozenset[str]:
@@ -248,7 +263,9 @@ def decided(
     tests = FlagTests(code, answers)
     game = Game(code, tests.decisive)
     out, used = set[int](), set[int]()
-    for target, numbers in _naming(code, targets, stubs or {}).items():
+    for target, naming_ in _naming(code, targets, stubs or {}).items():
+        # What is only compared leads nowhere.
+        numbers = [number for number in naming_ if code.steps[number].name != "CMP"]
         blocks = {number: bisect_right(code.blocks, number, key=attrgetter("first")) - 1 for number in numbers}
         naming = {
             i

@@ -19,9 +19,13 @@ KEPT = 64
 NAMED = 64
 """The most places of data that a caller names of a function that asks the CPU, if the answers may be at these places: a
 larger one, such as the initialisation of all of a program, keeps other things there."""
+READERS = 2048
+"""The most functions that use an answer of the CPU: what more of them use is a table of functions, or the like."""
 BODY, BODIES = 256 << 10, 8 << 20
 """The most bytes of one function, and of all functions, that are decoded: a byte of code takes 500 bytes of memory."""
 
+WORD = 8
+"""Bytes of a pointer."""
 WIDE = 4
 """Bytes of the smallest write to a register that changes all of it."""
 
@@ -64,6 +68,11 @@ class Library:
                 self._bodies[piece] = body(raw, begin, entries)
         return self._bodies[piece]
 
+    @property
+    def is_half_decoded(self) -> bool:
+        """Whether half of what may be decoded is: the rest is for the functions that lead to newer code."""
+        return self._kept > BODIES // 2
+
     def arguments(self, piece: int) -> frozenset[int]:
         """Return the registers that a block of a piece reads before it sets them: no other argument matters to it."""
         if piece not in self._arguments:
@@ -98,6 +107,9 @@ class Library:
             own = {a for a in self.graph.references.get(piece) if self.graph.is_writable(a)}
             named |= own if piece in self.asking or len(own) <= NAMED else set()
         places = {place for address in named for place in range(address, address + KEPT)}
+        # Beside a pointer that the loader writes there are pointers to other things.
+        places -= {p for p in places - named if self.graph.places.any_between(p - WORD + 1, p + 1)}
+        places -= {place for place in places if len(self.graph.users.get(place)) > READERS}
         readers = {piece for address in places for piece in self.graph.users.get(address)}
         functions = {self.code.starts[piece] for piece in near | readers}
         functions |= {stub for stub in self.graph.stubs if self.graph.through_stub(stub) in functions}

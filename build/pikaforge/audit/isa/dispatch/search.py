@@ -7,7 +7,8 @@ computes what is then reached from outside of the library. Code that is not reac
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from pikaforge.audit.elf.pointers import import_places
 from pikaforge.audit.isa.dispatch import known as known_table
@@ -18,6 +19,8 @@ from pikaforge.audit.isa.dispatch.library import Library
 from pikaforge.audit.isa.dispatch.library_run import WORK, LibraryRun
 from pikaforge.audit.isa.dispatch.local import TESTED, local_evidence
 from pikaforge.audit.isa.dispatch.steps import touches
+from pikaforge.audit.isa.dispatch.tables import DataTables
+from pikaforge.audit.isa.dispatch.variables import asking_for
 from pikaforge.audit.isa.opcodes import features_by_code
 from pikaforge.audit.isa.ranges import GAP, NOWHERE, CodeMap
 from pikaforge.cpu.features import INVALID
@@ -96,9 +99,22 @@ class WholeSearch:
         found = self._shown(wanted)
         open_ = _open(wanted, found)
         if known is not None and open_:
-            self._answers = None if known.vouched else self._library.answers
+            self._answers = None if known.vouched else self._answers_for(known)
             found |= self._by_known(open_, known)
         return found
+
+    @cached_property
+    def _tables(self) -> DataTables:
+        library = self._library
+        return DataTables(library.data, library.layout, library.graph, "the library")
+
+    def _in_table(self, address: int) -> bool:
+        return self._answers is not None and self._tables.lead(address)
+
+    def _answers_for(self, known: Dispatcher) -> Answers:
+        """Return where the library keeps the CPU's answers, and which calls ask for variables that an entry names."""
+        unset = asking_for(self._library, known.variables, known.soname)
+        return replace(self._library.answers, unset=unset)
 
     def _shown(self, wanted: Mapping[int, frozenset[str]]) -> dict[tuple[int, str], Evidence]:
         """Return what following the library shows, by piece and feature."""
@@ -144,11 +160,12 @@ class WholeSearch:
         These are those that the file exports, and those that a compiler has left in it without a use.
         """
         code, graph = self._library.code, self._library.graph
-        return frozenset(
+        functions = {
             address
             for address in {*graph.unused().tolist(), *graph.given}
             if (piece := code.at(address)) != NOWHERE and known.names(code.name(piece))
-        )
+        }
+        return frozenset(functions | {t.start for t in self._tables if known.names(t.name) and t.start in graph.given})
 
     def _by_known(self, wanted: Mapping[int, frozenset[str]], known: Dispatcher) -> dict[tuple[int, str], Evidence]:
         """Return the evidence for what the table of known dispatchers vouches for."""
@@ -214,7 +231,8 @@ class WholeSearch:
         if readers is not None:
             kept = {door: addresses for door, addresses in kept.items() if door in readers}
         graph = self._library.graph
-        reach = graph.reach({door: set(graph.targets(door)) - held for door, held in kept.items()}, without=own)
+        open_ = {door: set(graph.targets(door)) - held for door, held in kept.items()}
+        reach = self._tables.reach(open_, own)
         found: dict[tuple[int, str], Evidence] = {}
         for piece, names in wanted.items():
             led = piece not in reach and (piece in named or self._doors(piece, reach, named))
@@ -267,7 +285,8 @@ class WholeSearch:
         """
         graph, held = self._library.graph, self._library.body(door)
         named = {address for address in graph.targets(door) if self._leads_to(address) & pieces}
-        named = {address for address in named if self._leads_to(address) <= pieces}
+        # A table has functions without newer code, too.
+        named = {address for address in named if self._leads_to(address) <= pieces or self._in_table(address)}
         stubs = {stub: place for stub, place in graph.stubs.items() if place in named}
         loose = self._library.code.starts[door] not in self._library.code.plain
         entries = set(self._library.entries(door))
@@ -279,6 +298,7 @@ class WholeSearch:
         objects = self._library.graph.holders_of(piece)
         seen: set[int] = set()
         for _ in range(TABLES):
+            objects = {part for start in objects for part in self._tables.parts(start)}
             seen |= objects
             for start in objects:
                 found |= set(self._library.graph.users.get(start))
@@ -295,6 +315,7 @@ class WholeSearch:
         found: set[int] = set()
         places, seen = {address}, set[int]()
         for _ in range(TABLES):
+            places = {part for place in places for part in self._tables.parts(place)}
             values = {value for place in places for value in graph.pointers.get(place)}
             seen |= places
             found |= {code.at(value) for value in values} - {NOWHERE}
