@@ -13,7 +13,7 @@ from pikaforge.audit.elf.dynamic import DT_NEEDED, DynamicSection
 from pikaforge.audit.elf.layout import ET_DYN, ET_EXEC, PT_INTERP, Buffer, mapped, read_layout
 from pikaforge.audit.elf.pointers import read_pointers
 from pikaforge.audit.isa.dispatch import known as known_table
-from pikaforge.audit.isa.dispatch.fixed import with_fixed
+from pikaforge.audit.isa.dispatch.fixed import Boundaries, with_fixed
 from pikaforge.audit.isa.dispatch.go import go_evidence, is_go
 from pikaforge.audit.isa.dispatch.graph_edges import read_graph
 from pikaforge.audit.isa.dispatch.known import Dispatcher
@@ -78,9 +78,11 @@ def find_evidence(
             needs = DynamicSection(data, layout, str(path)).strings(DT_NEEDED)
             linked = layout.segment(PT_INTERP) is not None or bool(needs)
             known = known or known_table.static_glibc(data, linked=linked, resolvers=bool(code.resolvers))
+            boundaries = Boundaries(data, code)
             if layout.type == ET_EXEC:
-                pointers = with_fixed(pointers, data, layout, code)
-            graph = read_graph(path, data, layout, code, pointers, pool=pool)
+                pointers = with_fixed(pointers, data, layout, code, boundaries)
+            graph = read_graph(path, data, layout, code, pointers, pool=pool, boundaries=boundaries)
+            del boundaries  # it may have much in memory
             glibc = None
             if known is not None and known.soname == known_table.STATIC:
                 glibc = kept_by_glibc(graph, asked)

@@ -14,23 +14,31 @@ Direct jumps count wherever they lead.
 from __future__ import annotations
 
 import re
-import struct
 from array import array
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import replace
 from functools import lru_cache
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from pikaforge.audit.elf.layout import PF_X, PT_LOAD, Buffer, Layout
+import numpy as np
+
+from pikaforge.audit.elf.layout import PF_X, PT_LOAD, Buffer, Layout, release
 from pikaforge.audit.elf.pointers import CodePointers, Stored
-from pikaforge.audit.isa.ranges import FRAME, FUNCTION, NOWHERE, CodeMap
+from pikaforge.audit.isa.dispatch.rows import numbers, row_of
+from pikaforge.audit.isa.ranges import FRAME, FUNCTION, LAST, NOWHERE, CodeMap
 
 if TYPE_CHECKING:
     from iced_x86 import Instruction
+    from numpy.typing import NDArray
+
+    from pikaforge.audit.isa.dispatch.rows import Numbers
 
 WORD = 8
 """Bytes of a pointer."""
+BLOCK = 1 << 20
+"""Bytes of data that are looked at at once: whole words."""
 POINTERS = 4 << 20
 """The most words that are kept: more are no program that is looked at here."""
 COUNTING = re.compile(r"(AND|OR|XOR|TEST|IMUL)_.*IMM|CMP_(RM32|RM16|RM8|EAX|AX|AL)_IMM")
@@ -98,7 +106,7 @@ class Boundaries:
     def __init__(self, data: Buffer, code: CodeMap) -> None:
         """Decode nothing yet."""
         self._data, self._code = data, code
-        self._starts: dict[int, frozenset[int] | None] = {}
+        self._starts: dict[int, array[int] | None] = {}
 
     def has(self, address: int) -> bool:
         """Return whether an instruction may begin at an address: always outside of functions that can be decoded."""
@@ -109,26 +117,50 @@ class Boundaries:
             return True
         if piece not in self._starts:
             self._starts[piece] = self._decoded(piece)
-        starts = self._starts[piece]
-        return starts is None or address in starts
+        starts, offset = self._starts[piece], address - self._code.starts[piece]
+        if starts is None:
+            return True
+        at = bisect_left(starts, offset)
+        return at < len(starts) and starts[at] == offset
 
     def without(self, addresses: array[int], numbers: Set[int], piece: int) -> array[int]:
         """Return the addresses that a piece refers to without those of its numbers that lead nowhere."""
         others = {number for number in numbers if self._code.at(number) != piece and not self.has(number)}
         return array("Q", (address for address in addresses if address not in others)) if others else addresses
 
-    def _decoded(self, piece: int) -> frozenset[int] | None:
-        """Return the addresses of a function's instructions; None if it is too large, or not wholly code."""
-        from iced_x86 import Decoder  # noqa: PLC0415
+    def having(self, addresses: Numbers) -> NDArray[np.bool_]:
+        """Return of each of some addresses whether an instruction may begin there."""
+        code = self._code
+        starts = numbers(code.starts)
+        row = row_of(starts, numbers(code.ends), addresses)
+        kinds = np.frombuffer(bytes(code.kinds), np.uint8)
+        within = np.flatnonzero(row >= 0)
+        within = within[addresses[within] != starts[row[within]]]
+        within = within[np.isin(kinds[row[within]], (FUNCTION, FRAME))]
+        out = np.ones(len(addresses), bool)
+        out[within] = [self.has(address) for address in addresses[within].tolist()]
+        return out
+
+    def _decoded(self, piece: int) -> array[int] | None:
+        """Return the offsets of a function's instructions; None if it is too large, or not wholly code."""
+        from iced_x86 import Decoder, Instruction  # noqa: PLC0415
 
         start, end, offset = self._code.starts[piece], self._code.ends[piece], self._code.offsets[piece]
         if end - start > LARGEST:
             return None
-        steps = list(Decoder(64, bytes(self._data[offset : offset + end - start]), ip=start))
-        return frozenset(step.ip for step in steps) if all(step.code for step in steps) else None
+        decoder, step = Decoder(64, bytes(self._data[offset : offset + end - start])), Instruction()
+        starts = array("I")
+        while decoder.can_decode:
+            starts.append(decoder.position)
+            decoder.decode_out(step)
+            if not step.code:
+                return None
+        return starts
 
 
-def with_fixed(given: CodePointers, data: Buffer, layout: Layout, code: CodeMap) -> CodePointers:
+def with_fixed(
+    given: CodePointers, data: Buffer, layout: Layout, code: CodeMap, boundaries: Boundaries
+) -> CodePointers:
     """Return the pointers of a program with a fixed address.
 
     Args:
@@ -136,14 +168,18 @@ def with_fixed(given: CodePointers, data: Buffer, layout: Layout, code: CodeMap)
         data: its bytes.
         layout: its layout.
         code: its pieces.
+        boundaries: where its instructions begin.
     """
-    boundaries = Boundaries(data, code)
     known = dict.fromkeys(zip(*given.stored, strict=True))
     stored = Stored(array("Q", (place for place, _ in known)), array("Q", (value for _, value in known)))
-    for place, value in _words(data, layout):
-        if boundaries.has(value) and (place, value) not in known:
-            stored.places.append(place)
-            stored.values.append(value)
+    for places, values in _words(data, layout):
+        kept = boundaries.having(values)
+        pairs = zip(places[kept].tolist(), values[kept].tolist(), strict=True)
+        new = [pair for pair in pairs if pair not in known] if known else list(pairs)
+        stored.places.extend(place for place, _ in new)
+        stored.values.extend(value for _, value in new)
+        release(data)
+    release(data)
     return replace(
         given,
         given=given.given | {layout.entry} | code.resolvers,
@@ -152,19 +188,20 @@ def with_fixed(given: CodePointers, data: Buffer, layout: Layout, code: CodeMap)
     )
 
 
-def _words(data: Buffer, layout: Layout) -> Iterator[tuple[int, int]]:
-    """Yield the places and values of all words of data that are addresses of the program."""
+def _words(data: Buffer, layout: Layout) -> Iterator[tuple[Numbers, Numbers]]:
+    """Yield the places and values of words of data that are addresses of the program: at most `POINTERS`."""
     loads = [s for s in layout.segments if s.type == PT_LOAD]
     low, high = min(s.address for s in loads), max(s.address + s.memory_size for s in loads)
-    count = 0
+    left = POINTERS
     for part in loads:
         if part.flags & PF_X:
             continue
         start = part.offset + -part.address % WORD
-        raw = data[start : start + (part.offset + part.file_size - start) // WORD * WORD]
-        for number, (value,) in enumerate(struct.iter_unpack("<Q", raw)):
-            if low <= value < high:
-                count += 1
-                if count > POINTERS:
-                    return
-                yield part.address + start - part.offset + WORD * number, value
+        end = start + (part.offset + part.file_size - start) // WORD * WORD
+        for at in range(start, end, BLOCK):
+            raw = data[at : min(at + BLOCK, end)]
+            words = np.frombuffer(raw, np.uint64, len(raw) // WORD)
+            met = np.flatnonzero((words >= np.uint64(low)) & (words < np.uint64(min(high, LAST))))[:left]
+            left -= len(met)
+            yield (met * WORD + (part.address + at - part.offset)).astype(np.uint64), words[met]
+        release(data)

@@ -38,7 +38,14 @@ BLOCK = 1 << 18
 
 
 def read_graph(
-    path: Path, data: Buffer, layout: Layout, code: CodeMap, given: CodePointers, *, pool: WorkerPool
+    path: Path,
+    data: Buffer,
+    layout: Layout,
+    code: CodeMap,
+    given: CodePointers,
+    *,
+    pool: WorkerPool,
+    boundaries: Boundaries | None = None,
 ) -> Graph:
     """Return the references in a library.
 
@@ -49,6 +56,7 @@ def read_graph(
         code: its pieces.
         given: the addresses in it that the loader and other files use.
         pool: the worker processes.
+        boundaries: where its instructions begin, if some of that is known already.
     """
     loads = [s for s in layout.segments if s.type == PT_LOAD]
     bounds = tuple((s.address, s.address + s.memory_size) for s in loads)
@@ -56,7 +64,7 @@ def read_graph(
     highest = max((*(high for _, high in bounds), *stubs.values()), default=0)
     edges = _edges(
         pool.each(reader(layout, code), chunks(path, code), bounds),
-        Boundaries(data, code),
+        boundaries or Boundaries(data, code),
         code,
         stubs,
         np.uint32 if highest <= 1 << 32 else np.uint64,
