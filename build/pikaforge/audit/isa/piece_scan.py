@@ -28,7 +28,7 @@ from pikaforge.audit.isa.ranges import GAP, PIECE_LIMIT, TABLE
 from pikaforge.audit.isa.scan_facts import Addresses, FeatureHit, Given, Scanned, Unit
 from pikaforge.audit.isa.table_pieces import runs_on, tables_in
 from pikaforge.audit.isa.worker_pool import Chunk
-from pikaforge.cpu.features import SHORT_OPERAND
+from pikaforge.cpu.features import INVALID, SHORT_OPERAND
 
 if TYPE_CHECKING:
     from iced_x86 import Instruction
@@ -168,7 +168,12 @@ def is_mixed(unit: Unit, known: Tables) -> bool:
         and unit.raw[place - unit.start]
         and unit.raw[place - unit.start - 2 : place - unit.start] == b"\0\0"
     ]
-    return bool(places and follow(unit, places, known))
+    return bool(places) and hidden(follow(unit, places, known))
+
+
+def hidden(hits: Iterable[FeatureHit]) -> bool:
+    """Return whether zeros hide an instruction: what no decoder knows is likelier behind zeros that are data."""
+    return any(hit.feature != INVALID for hit in hits)
 
 
 def look_inside(part: tuple[Chunk, array[int]], allowed: frozenset[str]) -> list[tuple[int, tuple[FeatureHit, ...]]]:
