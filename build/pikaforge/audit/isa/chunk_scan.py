@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pikaforge.audit.elf.layout import Buffer, mapped
 from pikaforge.audit.isa.opcodes import LONGEST, tables
-from pikaforge.audit.isa.piece_scan import ALIGNED, BRANCH_66, follow, hidden, hits_of, scan_units
+from pikaforge.audit.isa.piece_scan import ALIGNED, BRANCH_66, follow, hits_of, scan_units
 from pikaforge.audit.isa.ranges import GAP, TABLE
 from pikaforge.audit.isa.scan_facts import Given, Scanned, Unit
 from pikaforge.audit.isa.worker_pool import Chunk
@@ -178,7 +178,7 @@ class _BlockScan:
         begin += -(begin + block.base % ALIGNED) % ALIGNED + ALIGNED
         fit = gap[owner] & ~block.unfit[owner] & (at >= begin)
         for piece, places in _grouped(owner[fit], at[fit]):
-            if hidden(self._follow(piece, places)):
+            if self._follow(piece, places):
                 mixed[piece] = True
                 out.mixed.append((int(block.pieces[piece]), block.base + int(block.begin[piece])))
         return mixed

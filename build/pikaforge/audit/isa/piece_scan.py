@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING
 
 from pikaforge.audit.elf.executable import PADDING
 from pikaforge.audit.elf.layout import Buffer, mapped
-from pikaforge.audit.isa.opcodes import LONGEST, Tables, calls, could_be_newer, features_by_code, flows, tables
+from pikaforge.audit.isa.opcodes import LONGEST, Tables, features_by_code, flows, tables
 from pikaforge.audit.isa.ranges import GAP, PIECE_LIMIT, TABLE
 from pikaforge.audit.isa.scan_facts import Addresses, FeatureHit, Given, Scanned, Unit
 from pikaforge.audit.isa.table_pieces import runs_on, tables_in
 from pikaforge.audit.isa.worker_pool import Chunk
-from pikaforge.cpu.features import INVALID, SHORT_OPERAND
+from pikaforge.cpu.features import SHORT_OPERAND
 
 if TYPE_CHECKING:
     from iced_x86 import Instruction
@@ -168,12 +168,7 @@ def is_mixed(unit: Unit, known: Tables) -> bool:
         and unit.raw[place - unit.start]
         and unit.raw[place - unit.start - 2 : place - unit.start] == b"\0\0"
     ]
-    return bool(places) and hidden(follow(unit, places, known))
-
-
-def hidden(hits: Iterable[FeatureHit]) -> bool:
-    """Return whether zeros hide an instruction: what no decoder knows is likelier behind zeros that are data."""
-    return any(hit.feature != INVALID for hit in hits)
+    return bool(places and follow(unit, places, known))
 
 
 def look_inside(part: tuple[Chunk, array[int]], allowed: frozenset[str]) -> list[tuple[int, tuple[FeatureHit, ...]]]:
@@ -205,8 +200,7 @@ def follow(
 ) -> tuple[FeatureHit, ...]:
     """Return the findings in the instructions that begin at some addresses within other ones of a unit.
 
-    Bytes that are no instruction on any CPU are no finding: a CPU stops at them. Nor are those behind a call, which may
-    not return.
+    Bytes that are no instruction there are no finding: a CPU stops at them.
 
     Args:
         unit: the unit.
@@ -214,11 +208,11 @@ def follow(
         known: tables for the allowed features.
         begun: where its instructions begin and the last one ends, if the unit has no list of them; more are added.
     """
-    from iced_x86 import Decoder, DecoderError  # noqa: PLC0415
+    from iced_x86 import Decoder  # noqa: PLC0415
 
     if begun is None:
         begun = set(accumulate(map(len, unit.instructions), initial=unit.start))
-    ending, calling = flows(), calls()
+    ending = flows()
     raw = unit.raw + unit.slack
     waiting = list(targets)
     found: dict[int, tuple[int, Instruction]] = {}
@@ -226,17 +220,9 @@ def follow(
         at = waiting.pop()
         decoder = Decoder(64, raw, ip=unit.start)
         decoder.position, decoder.ip = at - unit.start, at
-        called = False
         for instruction in decoder:
-            if instruction.ip in begun:
+            if instruction.ip in begun or instruction.code == 0:
                 break
-            if instruction.code == 0:
-                place = instruction.ip - unit.start
-                whole = decoder.last_error != DecoderError.NO_MORE_BYTES
-                if whole and not called and could_be_newer(raw[place : place + LONGEST]):
-                    found[instruction.ip] = (0, instruction)
-                break
-            called = called or instruction.flow_control in calling
             begun.add(instruction.ip)
             if instruction.code in known.bad:
                 found[instruction.ip] = (instruction.code, instruction)
