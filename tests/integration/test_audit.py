@@ -191,6 +191,14 @@ def test_linkage(flags: list[str], words: str, tmp_path: Path) -> None:
     assert any(words in str(v) for v in found.linkage.violations), told(found)
 
 
+@pytest.mark.parametrize(("word", "doubted"), [("main", True), ("0", False)])
+def test_text_relocations_are_not_proven(word: str, doubted: bool, tmp_path: Path) -> None:
+    """The loader may make code of data by them."""
+    gcc(tmp_path / "t/bin/x", f'{MAIN}asm(".text\\n.quad {word}");', "-fPIE", "-pie", "-Wl,-z,notext")
+    lines = [str(line) for line in audit(tmp_path / "t").unproven]
+    assert any("text relocations change its code" in line for line in lines) is doubted
+
+
 def test_a_library_that_is_not_in_the_tree(tmp_path: Path) -> None:
     library = gcc(tmp_path / "elsewhere/libgone.so", "int gone;", "-shared", "-fPIC")
     gcc(tmp_path / "t/bin/x", MAIN, "-Wl,--no-as-needed", f"-L{library.parent}", "-lgone")

@@ -245,6 +245,9 @@ def _unclear(scans: Iterable[FileScan], files: Iterable[ElfFacts], linkage: Link
         if fact.writable_code and fact.name not in refused:
             what = f"{', '.join(fact.writable_code)} is writable and executable: other code may run than the file has"
             yield LineRecord(where=fact.name, what=what)
+        if fact.text_relocations:
+            what = "text relocations change its code when it starts: other code may run than the file has"
+            yield LineRecord(where=fact.name, what=what)
 
 
 def _drafts(verdict: IsaVerdict) -> Iterator[LineRecord]:

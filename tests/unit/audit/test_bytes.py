@@ -17,6 +17,7 @@ from pikaforge.audit.elf.facts import facts_of
 from pikaforge.audit.elf.layout import EM_386, read_layout
 from pikaforge.audit.isa.decode import CodeSource, FileScan, code_regions, scan
 from pikaforge.audit.isa.ranges import PIECE_LIMIT
+from pikaforge.cpu.features import INVALID
 from pikaforge.errors import AuditError
 
 ALLOWED = from_macros([f"#define {m} 1" for m in ("__AVX__", "__XSAVE__")], "sandybridge").sure
@@ -547,7 +548,101 @@ def jump_over_a_cut(code: bytes) -> bytes:
     return ef.make(ef.Elf(text=text))
 
 
+# --- where the loader leads into instructions ---------------------------------------------------------------------
+
+
+def entry_in_a_constant(code: bytes) -> bytes:
+    text = constant(code) + ef.RET
+    sections = (replace(TEXT, size=len(text)),)
+    return Shape((Part(R | X, BASE, text),), sections, symbols=((BASE, len(text), 2),), entry=BASE + 2).make()
+
+
+def export_in_a_constant(code: bytes) -> bytes:
+    text = constant(code) + ef.RET
+    return ef.make(ef.Elf(text=text, symbols=[("f", 0, len(text), ef.FUNC)], exports=[("g", 2)]))
+
+
+def pointer_into_a_constant(kind: int, starters: tuple[int, int] | None = None) -> Callable[[bytes], bytes]:
+    def made(code: bytes) -> bytes:
+        text = constant(code) + ef.RET
+        symbols = [("f", 0, len(text), ef.FUNC)]
+        written = [(0x1000, kind, 2)]
+        return ef.make(ef.Elf(text=text, symbols=symbols, data=bytes(16), relocations=written, starters=starters))
+
+    made.__name__ = f"relocation_{kind}{'_of_a_starter' if starters else ''}_into_a_constant"
+    return made
+
+
+# --- which pages Linux makes executable ---------------------------------------------------------------------------
+
+
+def header_of(made: bytes, number: int, **changed: int) -> bytes:
+    """The file with other values in a program header."""
+    names = ("type", "flags", "offset", "address", "physical", "file_size", "memory_size", "align")
+    at = 64 + 56 * number
+    row = dict(zip(names, struct.unpack_from("<IIQQQQQQ", made, at), strict=True)) | changed
+    return made[:at] + struct.pack("<IIQQQQQQ", *row.values()) + made[at + 56 :]
+
+
+def data_called(code: bytes) -> bytes:
+    parts = (Part(R | X, BASE, call(0, 0x2000) + ef.RET.ljust(16)), Part(R | W, BASE + 0x2000, code + ef.RET))
+    return Shape(parts, (TEXT, Sec(".data", BASE + 0x2000, len(code) + 1, flags=3)), symbols=((BASE, 6, 2),)).make()
+
+
+def data_called_without_a_stack_header(code: bytes) -> bytes:
+    """Before Linux 5.8 all that can be read is executable then."""
+    return header_of(data_called(code), 2, type=0)
+
+
+def data_called_with_an_executable_stack(code: bytes) -> bytes:
+    return header_of(data_called(code), 2, flags=R | W | X)
+
+
+def code_over_data(code: bytes) -> bytes:
+    """The later segment replaces the page of the earlier one."""
+    parts = (Part(R | W, BASE, ef.NOP * 64), Part(R | X, BASE, b""))
+    made = Shape(parts, (Sec(".data", BASE, 64, flags=3),), outside=((0x3000, code + ef.RET),)).make()
+    return header_of(made, 1, offset=0x3000, file_size=len(code) + 1, memory_size=len(code) + 1)
+
+
+def code_over_code(code: bytes) -> bytes:
+    """They do not overlap, but they share a page, which is from the later one."""
+    parts = (Part(R | X, BASE, ef.RET * 64), Part(R | X, BASE + 0x800, b""))
+    made = Shape(parts, (TEXT,), outside=((0x3000, code + ef.RET + bytes(0x900)),)).make()
+    return header_of(made, 1, offset=0x3800, file_size=5, memory_size=5)
+
+
+def segment_without_bytes(code: bytes) -> bytes:
+    """It has a page all the same."""
+    made = Shape((Part(R | X, BASE + 8, ef.NOP * 8 + code + ef.RET),), entry=BASE + 16).make()
+    return header_of(made, 0, file_size=0)
+
+
+def entry_in_the_header(code: bytes) -> bytes:
+    """Eight bytes of it mean nothing to Linux."""
+    made = header_of(Shape((Part(R | X, BASE - 0x1000, b""),), entry=BASE - 0x1000 + 8).make(), 0, file_size=0x200)
+    return made[:8] + (code + ef.RET).ljust(8, b"\0") + made[16:]
+
+
+def call_into_a_program_header(code: bytes) -> bytes:
+    """The physical address means nothing to Linux."""
+    made = Shape((Part(R | X, BASE, call(0, 64 + 24 - 0x1000) + ef.RET.ljust(64, b"\xcc")),)).make()
+    hidden = int.from_bytes((code + ef.RET).ljust(8, b"\0"), "little")
+    return header_of(made, 0, offset=0, address=BASE - 0x1000, physical=hidden, file_size=0x1020, memory_size=0x1020)
+
+
+PAGES = [
+    *(data_called_without_a_stack_header, data_called_with_an_executable_stack, code_over_data, code_over_code),
+    *(segment_without_bytes, entry_in_the_header, call_into_a_program_header),
+]
+LOADER = [
+    *(entry_in_a_constant, export_in_a_constant, pointer_into_a_constant(8), pointer_into_a_constant(37)),
+    pointer_into_a_constant(8, (0x1000, 8)),
+]
+
 STRUCTURES = [
+    *PAGES,
+    *LOADER,
     *(called_behind_data, called_at_an_odd_place, jumped_over, jumped_over_with_a_condition, behind_one_bad_byte),
     *(behind_many_functions, named_by_a_label, exported, pointed_to, started, named_by_a_word_of_data, address_taken),
     *(constant_moved, wide_constant_moved, constant_stored, constant_pushed, added_to_its_own_place),
@@ -574,6 +669,43 @@ def test_what_a_structure_hides_is_found(structure: Callable[[bytes], bytes], fe
 @pytest.mark.parametrize("structure", STRUCTURES, ids=lambda s: s.__name__)
 def test_the_structure_alone_is_no_finding(structure: Callable[[bytes], bytes], tmp_path: Path) -> None:
     assert sure(run(structure(PLAIN), tmp_path)) == set()
+
+
+def test_data_that_linux_does_not_make_executable_is_not_judged(tmp_path: Path) -> None:
+    assert sure(run(data_called(ef.AVX2), tmp_path)) == set()
+
+
+# --- instructions that are newer than the decoder -----------------------------------------------------------------
+
+NEWER = {"apx, EVEX": "62f47c180101", "apx, REX2": "d50089c8", "user_msr": "f20f38f8c1", "movrs": "0f388b07"}
+NEVER = {"push of ES": "06", "DAA behind a prefix": "6627", "far call": "9a0102030405", "salc": "d6"}
+"""What is no instruction in 64-bit mode, and never will be one of the spaces that CPUs extend."""
+
+
+def at_the_entry(code: bytes) -> bytes:
+    return ef.make(ef.Elf(text=code + ef.RET))
+
+
+def called_in_a_gap(code: bytes) -> bytes:
+    return ef.make(ef.Elf(text=lay((0, pad(call(0, 32) + ef.RET)), (32, code + ef.RET)), symbols=FIRST))
+
+
+def behind_a_call(code: bytes) -> bytes:
+    return ef.make(ef.Elf(text=lay((0, call(0, 32) + code + ef.RET), (32, ef.RET))))
+
+
+@pytest.mark.parametrize("name", [*NEWER, *NEVER])
+@pytest.mark.parametrize("structure", [at_the_entry, called_in_a_gap], ids=lambda s: s.__name__)
+def test_what_only_newer_cpus_may_know_is_found(structure: Callable[[bytes], bytes], name: str, tmp_path: Path) -> None:
+    found = run(structure(bytes.fromhex((NEWER | NEVER)[name])), tmp_path)
+    assert sure(found) == ({INVALID} if name in NEWER else set())
+
+
+@pytest.mark.parametrize("name", NEWER)
+def test_what_is_behind_a_call_may_be_data(name: str, tmp_path: Path) -> None:
+    """The call may not return."""
+    found = run(behind_a_call(bytes.fromhex(NEWER[name])), tmp_path)
+    assert [(hit.feature, hit.suspect) for hit in found.hits] == [(INVALID, True)]
 
 
 # --- data is no code ---------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from pikaforge.audit.elf.layout import mapped
 from pikaforge.audit.isa.area_facts import AreaGiven, Judged
 from pikaforge.audit.isa.candidates import windows
 from pikaforge.audit.isa.likelihood import FAR, HUGE, INSIDE, OUTSIDE, RARE, REFERRED, weights
-from pikaforge.audit.isa.opcodes import LONGEST, Tables, flows, tables
+from pikaforge.audit.isa.opcodes import LONGEST, Tables, calls, could_be_newer, flows, tables
 from pikaforge.audit.isa.piece_scan import hits_of
 from pikaforge.audit.isa.ranges import GAP
 from pikaforge.audit.isa.worker_pool import Chunk
@@ -98,7 +98,7 @@ class _Area:
     """One area, while it is judged."""
 
     def __init__(self, raw: bytes, start: int, end: int, given: AreaGiven, known: Tables, *, gap: bool) -> None:
-        from iced_x86 import Code, Decoder, Register  # noqa: PLC0415
+        from iced_x86 import Code, Decoder, DecoderError, Register  # noqa: PLC0415
 
         self._raw, self._start, self._end = raw, start, end
         self._decoding = Decoder(64, raw, ip=start)
@@ -119,14 +119,15 @@ class _Area:
         self._heads = bytearray(len(raw) + LONGEST)  # 1: a likely run of the sweep begins here
         self._preferred = bytearray(len(raw) + LONGEST)  # 1: an instruction of a likely run from a given start
         self._given_starts = False
-        self._ending = flows()
+        self._ending, self._calls, self._cut = flows(), calls(), int(DecoderError.NO_MORE_BYTES)
         self._weights = weights()
         self._trap = int(Code.INT3)
 
     def judged(self, number: int) -> Judged:
         """Judge it."""
         waiting = list(self._inside(self._given.certain))
-        self._follow(waiting)
+        behind_calls = self._follow(waiting)
+        self._follow(behind_calls, doubted=True)
         if self._gap:
             first = self._size - len(self._raw[: self._size].lstrip(PADDING))
             self._run(first, GAP_NEEDED, through=True)
@@ -182,18 +183,31 @@ class _Area:
         decoder.position, decoder.ip = place, self._start + place
         return decoder
 
-    def _follow(self, waiting: list[int]) -> None:
-        """Take what is run from some addresses on for code, and what it jumps to in the area."""
+    def _follow(self, waiting: list[int], *, doubted: bool = False) -> list[int]:
+        """Take what is run from some addresses on for code, and what it jumps to in the area.
+
+        What no decoder knows is no data there, if a newer CPU may know it.
+
+        Args:
+            waiting: the addresses.
+            doubted: whether they are behind calls, which may not return; if not, what is behind calls is returned.
+        """
+        behind: list[int] = []
         while waiting:
             at = waiting.pop() - self._start
             if self._certain[at]:
                 continue
-            for instruction in self._decoder(at):
+            decoder = self._decoder(at)
+            for instruction in decoder:
                 place = instruction.ip - self._start
                 if place >= self._size:
                     self._outward.add(instruction.ip)
                     break
-                if instruction.code == 0 or self._certain[place]:
+                if self._certain[place]:
+                    break
+                if instruction.code == 0:
+                    if decoder.last_error != self._cut and could_be_newer(self._raw[place : place + LONGEST]):
+                        self._unknown(instruction, place, doubted=doubted)
                     break
                 self._certain[place] = 1
                 target = self._take(instruction, place)
@@ -201,6 +215,18 @@ class _Area:
                     waiting.append(target)
                 if instruction.flow_control in self._ending:
                     break
+                if instruction.flow_control in self._calls:
+                    (waiting if doubted else behind).append(instruction.next_ip)
+                    break
+        return behind
+
+    def _unknown(self, instruction: Instruction, place: int, *, doubted: bool) -> None:
+        """Keep in mind bytes that the decoder does not know where code leads to."""
+        if doubted:
+            self._suspects[instruction.ip] = instruction
+        else:
+            self._certain[place] = 1
+            self._hits[instruction.ip] = instruction
 
     def _take(self, instruction: Instruction, place: int) -> int:
         """Take an instruction for code; return the target of a jump in the area, else 0."""

@@ -25,6 +25,7 @@ from pikaforge.audit.isa.dispatch.hints import find_hints
 from pikaforge.audit.isa.dispatch.known import Dispatcher
 from pikaforge.audit.isa.dispatch.search import Evidence
 from pikaforge.audit.isa.doubtful import Leads, judge_doubtful
+from pikaforge.audit.isa.leads import given_of
 from pikaforge.audit.isa.opcodes import features_by_code
 from pikaforge.audit.isa.piece_scan import look_inside
 from pikaforge.audit.isa.ranges import GAP, NOWHERE, TABLE, CodeMap, read_map
@@ -158,7 +159,10 @@ def _scan_file(source: CodeSource, code: CodeMap, given: Given, pool: WorkerPool
         outward.update(part.outward)
         tables += part.tables
     doubtful = judge_doubtful(source.path, code, Leads(mixed, outward, tables), given.allowed, pool)
-    entered = _entered(source.path, code, outward | doubtful.outward, {index for index, _ in mixed})
+    outward |= doubtful.outward
+    if len(code):
+        outward |= given_of(source.path, source.file, ((code.starts[0], code.ends[-1]),))
+    entered = _entered(source.path, code, outward, {index for index, _ in mixed})
     found += chain.from_iterable(pool.each(look_inside, entered, given.allowed))
     outward.clear()  # there may be a million
     doubtful.outward.clear()
@@ -204,7 +208,7 @@ def _not_decoded(code: CodeMap, mixed: Iterable[tuple[int, int]]) -> int:
 
 
 def _entered(path: Path, code: CodeMap, outward: set[int], mixed: Set[int]) -> Iterator[tuple[Chunk, array[int]]]:
-    """Yield the chunks into which other code jumps elsewhere than at a start, each with those targets."""
+    """Yield the chunks into which other code or the loader leads elsewhere than to a start, each with those targets."""
     targets = array("Q", sorted(outward.difference(code.starts)))
     held = {code.at(target) for target in targets} - {NOWHERE} - mixed
     for chunk in chunks(path, code) if held else ():

@@ -38,6 +38,13 @@ def given(data: Buffer, layout: Layout, where: str, spans: Spans) -> tuple[set[i
     return certain, named
 
 
+def given_of(path: Path, where: str, spans: Spans) -> set[int]:
+    """Return the addresses in some ranges to which the loader leads: as code, or by the pointers that it writes."""
+    with mapped(path) as data:
+        certain, named = given(data, read_layout(data, where), where, spans)
+    return those_within(array("Q", certain | named), spans)
+
+
 def words_of(path: str, spans: Spans) -> array[int]:
     """Return what `words` yields of a file. Worker processes run this."""
     with mapped(Path(path)) as data:

@@ -16,8 +16,13 @@ LONGEST = 15
 """Bytes of the longest x86 instruction (Intel SDM vol. 2A ch. 2.3.11)."""
 ENDING = ("RETURN", "UNCONDITIONAL_BRANCH", "INDIRECT_BRANCH", "EXCEPTION")
 """Kinds of instructions, by iced, after which the next one does not run."""
+CALLS = ("CALL", "INDIRECT_CALL")
+"""Kinds of instructions after which the next one runs only if what they call returns."""
 DETECTING = ("CPUID", "XGETBV")
 """Instructions by which a program asks the CPU for its features."""
+_EXTENSIBLE = re.compile(rb"[\x26\x2e\x36\x3e\x64-\x67\xf0\xf2\xf3]*[\x40-\x4f]?[\x0f\x62\x8f\xc4\xc5\xd5]", re.DOTALL)
+"""Prefixes, REX, and the first byte of all opcodes that CPUs got since the first x86-64 one: two bytes, EVEX, XOP, VEX,
+REX2. Other bytes that are no instruction are none on any CPU."""
 
 
 @lru_cache(maxsize=1)
@@ -76,6 +81,18 @@ def tables(allowed: frozenset[str]) -> Tables:
     by_code = features_by_code()
     bad = frozenset(code for code, ids in enumerate(by_code) if not allowed.issuperset(ids))
     return Tables(allowed, bad, frozenset(getattr(Code, name) for name in DETECTING))
+
+
+def could_be_newer(raw: bytes) -> bool:
+    """Return whether bytes that the decoder does not know may be an instruction of a CPU that is newer than it."""
+    return _EXTENSIBLE.match(raw) is not None
+
+
+def calls() -> frozenset[int]:
+    """Return iced's numbers of `CALLS`."""
+    from iced_x86 import FlowControl  # noqa: PLC0415
+
+    return frozenset(int(getattr(FlowControl, name)) for name in CALLS)
 
 
 def flows() -> frozenset[int]:
