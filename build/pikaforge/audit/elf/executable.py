@@ -10,12 +10,15 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pikaforge.audit.elf.layout import (
+    EM_X86_64,
+    ET_DYN,
+    ET_EXEC,
     ET_REL,
-    PF_W,
     PF_X,
+    PT_GNU_STACK,
     PT_LOAD,
     SHF_ALLOC,
     SHF_EXECINSTR,
@@ -70,9 +73,7 @@ def executable(data: Buffer, layout: Layout, where: str) -> tuple[Region, ...]:
         AuditError: sections or segments overlap, so the table is wrong.
     """
     sections = executable_sections(data, layout, where)
-    segments = sorted(
-        (s for s in layout.segments if s.type == PT_LOAD and s.flags & PF_X and s.file_size), key=lambda s: s.address
-    )
+    segments = _executable_segments(layout)
     if len(segments) > SEGMENTS:
         raise AuditError(f"the ELF file is corrupt: it has {len(segments)} executable segments", where=where)
     if not segments:
@@ -80,23 +81,71 @@ def executable(data: Buffer, layout: Layout, where: str) -> tuple[Region, ...]:
         if layout.type == ET_REL:
             found += _linked_as_code(layout)
         return tuple(sorted(found, key=lambda r: r.address))
+    _check_overlaps(segments, where)
+    shown = _shown(segments)
     out: list[Region] = []
+    ends: dict[int, int] = {}  # of the pages that are done, by the shift of what is there
+    ordered = sorted(segments, key=lambda s: (s.address, not s.flags & PF_X))
+    for number, segment in enumerate(ordered):
+        following = (s.address for s in ordered[number + 1 :] if s.shift == segment.shift)
+        part = _SegmentParts(data, layout, segment, ends.get(segment.shift, 0))
+        out += _clipped(part.pages(next(following, 1 << 64)), shown[segment])
+        ends[segment.shift] = part.end
+    return tuple(sorted(out, key=lambda r: r.address))
+
+
+def _check_overlaps(segments: Iterable[Segment], where: str) -> None:
+    """Raise AuditError if segments that are code by their headers overlap."""
     end = 0
-    for number, segment in enumerate(segments):
+    for segment in sorted((s for s in segments if s.flags & PF_X), key=lambda s: s.address):
         if segment.address < end:
             raise AuditError(
                 f"the ELF file is corrupt: the segment at {segment.address:#x} overlaps another one", where=where
             )
-        following = segments[number + 1].address if number + 1 < len(segments) else 1 << 64
-        part = _SegmentParts(data, layout, segment)
-        out += part.margin(max(end, segment.address // PAGE * PAGE), segment.address)
-        out += part.parts()
         end = segment.address + segment.file_size
-        if not (segment.flags & PF_W and segment.memory_size > segment.file_size):  # else Linux zeroes the rest
-            tail = min(-(-end // PAGE) * PAGE, following)
-            out += part.margin(end, tail)
-            end = max(end, tail)
-    return tuple(out)
+
+
+def _shown(segments: Sequence[Segment]) -> dict[Segment, list[Span]]:
+    """Return the ranges of addresses at which each segment's pages are not replaced.
+
+    Linux and the loader map one segment after the other, in the order of their headers. Where two of them share a page,
+    all of it is from the later one.
+    """
+    pages = [(s.address // PAGE * PAGE, -(-(s.address + s.file_size) // PAGE) * PAGE) for s in segments]
+    return {
+        segment: list(
+            _without(
+                [pages[number]],
+                _merged(p for s, p in zip(segments[number:], pages[number:], strict=True) if s.shift != segment.shift),
+            )
+        )
+        for number, segment in enumerate(segments)
+    }
+
+
+def _clipped(regions: Iterable[Region], spans: Sequence[Span]) -> Iterator[Region]:
+    """Yield the parts of regions that lie in some ranges."""
+    for region in regions:
+        for low, high in spans:
+            start, end = max(low, region.address), min(high, region.address + region.size)
+            if start < end:
+                offset = region.offset + start - region.address
+                yield replace(region, address=start, offset=offset, size=end - start)
+
+
+def _executable_segments(layout: Layout) -> list[Segment]:
+    """Return the segments of which a CPU may execute pages.
+
+    Before Linux 5.8, whatever a program can read is executable if it asks for an executable stack, or has no
+    PT_GNU_STACK (commits 122306117afe and 9fccc5c0c99f; EL 8 has 4.18). An empty segment that does not begin at a page
+    has a page all the same (elf_map before Linux 6.7, and glibc's loader).
+    """
+    loads = [s for s in layout.segments if s.type == PT_LOAD and (s.file_size or s.address % PAGE)]
+    if layout.machine == EM_X86_64 and layout.type in (ET_EXEC, ET_DYN) and loads:
+        stack = layout.segment(PT_GNU_STACK)
+        if stack is None or stack.flags & PF_X:
+            return loads
+    return [s for s in loads if s.flags & PF_X]
 
 
 def executable_sections(data: Buffer, layout: Layout, where: str) -> list[Section]:
@@ -126,13 +175,30 @@ def _linked_as_code(layout: Layout) -> Iterator[Region]:
 class _SegmentParts:
     """One executable segment, cut by the sections that lie in it."""
 
-    def __init__(self, data: Buffer, layout: Layout, segment: Segment) -> None:
+    def __init__(self, data: Buffer, layout: Layout, segment: Segment, done: int) -> None:
         self._data, self._layout, self._segment = data, layout, segment
-        self._low, self._high = segment.address, segment.address + segment.file_size
-        self._shift = segment.offset - segment.address
+        self._high = segment.address + segment.file_size
+        self._low = min(max(segment.address, done), self._high)
+        self._done, self.end = done, done
+        self._shift = segment.shift
+
+    def pages(self, following: int) -> Iterator[Region]:
+        """Yield its parts with the rest of its pages, as far as no other segment has that from the same place.
+
+        Linux zeroes what is behind a writable segment that is longer in memory, but older ones not for each segment.
+
+        Args:
+            following: the address of the next segment that has the same place in the file for its pages.
+        """
+        yield from self.margin(max(self._done, self._low // PAGE * PAGE), self._low)
+        yield from self.parts()
+        tail = min(-(-self._high // PAGE) * PAGE, max(following, self._high))
+        yield from self.margin(max(self._done, self._high), tail)
+        self.end = max(self._done, self._high, tail)
 
     def parts(self) -> Iterator[Region]:
         """Yield its parts, in the order of addresses."""
+        other = "" if self._segment.flags & PF_X else "a segment that its header does not call executable"
         code = list(self._held(executable=True))
         data = list(_disjoint(self._held(executable=False)))
         taken = [(low, high) for low, high, _ in code]
@@ -147,7 +213,7 @@ class _SegmentParts:
         for low, high in _without(rest, list(self._headers(rest))):
             name = f"segment {low:#x}"
             padding = bool(code) and not self._bytes(low, high).strip(PADDING)
-            found.append(self._region(low, high, name, claim="padding" if padding else ""))
+            found.append(self._region(low, high, name, claim="padding" if padding else other))
         yield from sorted(found, key=lambda r: r.address)
 
     def margin(self, low: int, high: int) -> Iterator[Region]:

@@ -31,6 +31,7 @@ SEGMENT_64 = 56
 SHT_SYMTAB, SHT_STRTAB, SHT_RELA, SHT_NOTE, SHT_NOBITS, SHT_DYNSYM = 2, 3, 4, 7, 8, 11
 SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR, SHF_COMPRESSED = 1, 2, 4, 0x800
 PN_XNUM = 0xFFFF
+"""The number of program headers of a core dump that has more of them: its first section has the number."""
 ENTRIES_LIMIT, OBJECT_LIMIT = 1 << 16, 1 << 18
 """Sections or segments of what is linked, and sections of an object file, which may have one for each function."""
 TABLE_LIMIT = 256 << 20
@@ -78,6 +79,11 @@ class Segment:
     address: int
     file_size: int
     memory_size: int
+
+    @property
+    def shift(self) -> int:
+        """What is added to an address in it for the place in the file."""
+        return self.offset - self.address
 
 
 class Loaded(NamedTuple):
@@ -269,15 +275,18 @@ def read_layout(data: Buffer, where: str, *, detached: bool = False) -> Layout:
         fields
     )
     limit = OBJECT_LIMIT if kind == ET_REL else ENTRIES_LIMIT
-    table = _table(data, _SECTION[bits], (sections_at, section_size, sections), "the section table", where)
+    place = (sections_at, section_size, sections)
+    table = _table(data, _SECTION[bits], place, "the section table", where) if sections_at else []
     if sections_at and table and sections == 0:  # more than 65,279 sections: the first one holds the count
         place = (sections_at, section_size, table[0][5])
         table = _table(data, _SECTION[bits], place, "the section table", where, limit=limit)
     if names == PN_XNUM and table:
         names = table[0][6]
-    if segments == PN_XNUM and table:
+    if segments == PN_XNUM and table and run is None:  # neither Linux nor the loader knows such a number
         segments = table[0][7]
     found = _sections(data, table, names, where)
+    if segments_at == 0 and run is None:
+        segments = 0
     loads = _segments(data, bits, (segments_at, segment_size, segments), where, detached=detached)
     machine = run.machine if run is not None else machine
     return Layout(
@@ -301,8 +310,6 @@ def _table(
     limit: int = ENTRIES_LIMIT,
 ) -> list[tuple[int, ...]]:
     at, size, count = place
-    if at == 0:
-        return []
     count = max(count, 1)
     if count > limit:
         raise AuditError(f"the ELF file is corrupt: {what} has {count} entries", where=where)
