@@ -479,6 +479,78 @@ def before_the_segment(code: bytes) -> bytes:
     ).make()
 
 
+def changed(made: bytes, *words: tuple[int, str, int], size: int = 0) -> bytes:
+    """The file with some numbers at offsets, each with its form."""
+    out = bytearray(made.ljust(size, b"\0"))
+    for at, form, value in words:
+        struct.pack_into(form, out, at, value)
+    return bytes(out)
+
+
+def put(made: bytes, at: int, code: bytes) -> bytes:
+    return made[:at] + code + made[at + len(code) :]
+
+
+HEADER = 64
+"""Where the program headers are: type, flags, offset, two addresses, size in the file, size in memory, of 56 bytes."""
+
+
+def page_of_a_later_segment(code: bytes) -> bytes:
+    """Two segments share a page: all of it is from the place in the file that the later header names."""
+    shape = Shape((Part(R | X, BASE, pad(ef.RET)), Part(R | X, BASE + 0x800, ef.RET * 16)))
+    made = changed(shape.make(), (HEADER + 56 + 8, "<Q", 0x2800), size=0x3000)
+    return put(put(made, 0x2000, code + ef.RET), 0x2800, ef.RET * 16)
+
+
+def called_in_the_page_of_a_later_segment(code: bytes) -> bytes:
+    shape = Shape((Part(R | X, BASE, pad(ef.RET)), Part(R | X, BASE + 0x800, ef.RET * 16)), entry=BASE + 0x800)
+    made = changed(shape.make(), (HEADER + 56 + 8, "<Q", 0x2800), size=0x3000)
+    return put(put(made, 0x2040, code + ef.RET), 0x2800, pad(call(0x800, 0x40) + ef.RET))
+
+
+def page_of_an_empty_segment(code: bytes) -> bytes:
+    shape = Shape((Part(R | X, BASE, pad(call(0, 0x1040) + ef.RET)), Part(R | X, BASE + 0x1800, b"")))
+    return put(shape.make().ljust(0x3000, b"\0"), 0x2040, code + ef.RET)
+
+
+def headers_at_the_start_of_the_file(code: bytes) -> bytes:
+    """The first program header is the file's own header, whose type Linux does not know; the third one loads."""
+    head = struct.pack("<16sHHIQQQIHHHHHH", b"\x7fELF\2\1\1", 2, 62, 1, BASE, 0, 0, 0, 64, 56, 3, 64, 0, 0)
+    load = struct.pack("<IIQQQQQQ", 1, R | X, 0x1000, BASE, BASE, 0x100, 0x100, 0x1000)
+    return put(put(head.ljust(0x2000, b"\0"), 2 * 56, load), 0x1000, code + ef.RET)
+
+
+def behind_a_writable_segment(code: bytes) -> bytes:
+    """It is longer in memory; older kernels zero the rest of the page only of the last segment."""
+    made = Shape((Part(R | W | X, BASE, pad(call(0, 0x300) + ef.RET)),)).make()
+    return put(changed(made, (HEADER + 40, "<Q", 0x800), size=0x2000), 0x1300, code + ef.RET)
+
+
+def with_data(code: bytes) -> bytes:
+    main = pad(call(0, 0x2000) + ef.RET)
+    return Shape((Part(R | X, BASE, main), Part(R | W, BASE + 0x2000, code + ef.RET))).make()
+
+
+def data_with_an_executable_stack(code: bytes) -> bytes:
+    """Before Linux 5.8, such a program can execute whatever it can read."""
+    return changed(with_data(code), (HEADER + 2 * 56 + 4, "<I", R | W | X))
+
+
+def data_without_a_stack_header(code: bytes) -> bytes:
+    return changed(with_data(code), (HEADER + 2 * 56, "<I", 0))
+
+
+def nothing_executable_but_the_stack(code: bytes) -> bytes:
+    return changed(Shape((Part(R, BASE, code + ef.RET),)).make(), (HEADER + 56 + 4, "<I", R | W | X))
+
+
+def entry_in_a_program_header(code: bytes) -> bytes:
+    """In the field of the physical address, which nothing reads."""
+    made = Shape((Part(R | X, BASE, ef.RET * 16),), entry=BASE - 0x1000 + HEADER + 24).make()
+    words = [(HEADER + 8 + 8 * n, "<Q", value) for n, value in enumerate((0, BASE - 0x1000, 0, 0x1010, 0x1010))]
+    return put(changed(made, *words), HEADER + 24, (code + ef.RET).ljust(8, b"\x90"))
+
+
 # --- 4: what Linux runs ------------------------------------------------------------------------------------------
 
 
@@ -654,6 +726,9 @@ STRUCTURES = [
     *(rodata_called, rodata_with_a_symbol, rodata_with_a_likely_run, rodata_at_the_entry, section_too_short),
     *(section_too_short_and_called, section_read_elsewhere, section_at_another_address, section_without_bytes),
     *(section_that_is_not_executable, no_sections, second_segment, writable_segment, behind_the_segment),
+    *(page_of_a_later_segment, called_in_the_page_of_a_later_segment, page_of_an_empty_segment),
+    *(headers_at_the_start_of_the_file, behind_a_writable_segment, data_with_an_executable_stack),
+    *(data_without_a_stack_header, nothing_executable_but_the_stack, entry_in_a_program_header),
     *(before_the_segment, *HEADERS, jump_into_a_constant, condition_into_a_constant, jump_back_into_a_constant),
     *(jump_in_a_gap, call_into_a_constant_elsewhere, jump_by_way_of_a_constant, jump_from_data, jump_over_a_cut),
 ]  # fmt: skip
@@ -841,6 +916,15 @@ def test_thousands_of_executable_segments() -> None:
     made = bytearray(shape.make())
     with pytest.raises(AuditError, match="65 executable segments"):
         facts_of(bytes(made), "x")
+
+
+def test_a_program_has_no_more_headers_than_its_own_header_says() -> None:
+    """A core dump may have more; what Linux or the loader takes has as many as the field says."""
+    made = Shape((Part(R | X, BASE, ef.AVX2),), (TEXT,)).make()
+    table = struct.unpack_from("<Q", made, 40)[0]
+    hidden = changed(made, (56, "<H", 0xFFFF), (table + 44, "<I", 1))
+    with pytest.raises(AuditError, match="truncated or corrupt"):
+        facts_of(hidden, "x")
 
 
 def test_regions_cover_the_pages_of_a_segment_once() -> None:
