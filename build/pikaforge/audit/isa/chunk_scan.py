@@ -67,6 +67,7 @@ def _quickly(chunk: Chunk, data: Buffer, given: Given, out: Scanned) -> frozense
     for block in blocks(chunk, data, given.allowed):
         scan = _BlockScan(chunk, data, given, block)
         outward.append(scan.run(out, met))
+        outward.append(np.array(sorted(scan.elsewhere), np.uint64))
         left.update(block.pieces[block.unfit].tolist())
     out.codes |= known.codes_of(np.flatnonzero(met))
     if outward:
@@ -90,6 +91,8 @@ class _BlockScan:
         self._chunk, self._data, self._given, self._block = chunk, data, given, block
         self._known = tables(given.allowed)
         self._kinds = [chunk.kinds[index - chunk.first] for index in block.pieces.tolist()]
+        self.elsewhere: set[int] = set()
+        """Addresses in other pieces to which instructions within others lead."""
 
     def run(self, out: Scanned, met: NDArray[np.bool_]) -> NDArray[np.uint64]:
         """Add what is found to a result, and mark the kinds that are met; return the targets elsewhere."""
@@ -126,7 +129,7 @@ class _BlockScan:
         owner, target = branches.owner[inner], branches.target[inner]
         odd = ~self._block.begun[target]
         for piece, targets in _grouped(owner[odd], target[odd]):
-            if hits := self._follow(piece, targets):
+            if hits := self._follow(piece, targets, self.elsewhere):
                 out.found.append((int(self._block.pieces[piece]), hits))
 
     def _not_allowed(self, skipped: NDArray[np.bool_], out: Scanned) -> None:
@@ -178,7 +181,7 @@ class _BlockScan:
         begin += -(begin + block.base % ALIGNED) % ALIGNED + ALIGNED
         fit = gap[owner] & ~block.unfit[owner] & (at >= begin)
         for piece, places in _grouped(owner[fit], at[fit]):
-            if self._follow(piece, places):
+            if self._follow(piece, places, None):
                 mixed[piece] = True
                 out.mixed.append((int(block.pieces[piece]), block.base + int(block.begin[piece])))
         return mixed
@@ -193,19 +196,18 @@ class _BlockScan:
                 if owner < len(block.unfit):
                     block.unfit[owner] = True
 
-    def _follow(self, piece: int, targets: list[int]) -> tuple[FeatureHit, ...]:
+    def _follow(self, piece: int, targets: list[int], outward: set[int] | None) -> tuple[FeatureHit, ...]:
         """Return what is found at some offsets within instructions of a piece."""
         block = self._block
         begin, end = int(block.begin[piece]), int(block.end[piece])
         start, stop = block.base + begin, block.base + end
         last = int(block.swept.places[block.swept.places.searchsorted(end) - 1])
-        over = last + int(block.lengths[last]) > end
         raw = block.raw[begin:end].tobytes()
-        slack = block.raw[end : end + LONGEST].tobytes() if over else b""
+        slack = block.raw[end : end + LONGEST].tobytes()
         unit = Unit(int(block.pieces[piece]), start, stop, raw, slack, self._kinds[piece] == GAP, [])
         begun = _Begun(block.begun[begin:end], start)
         begun.add(block.base + last + int(block.lengths[last]))
-        return follow(unit, [block.base + target for target in targets], self._known, begun=begun)
+        return follow(unit, [block.base + target for target in targets], self._known, begun=begun, outward=outward)
 
 
 class _Begun:

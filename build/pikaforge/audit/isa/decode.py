@@ -33,11 +33,14 @@ from pikaforge.audit.isa.scan_facts import FeatureHit, Given
 from pikaforge.audit.isa.swept import QUICK_BYTES
 from pikaforge.audit.isa.worker_pool import Chunk, WorkerPool, chunks, cores
 from pikaforge.cpu.features import INVALID, SHORT_OPERAND
+from pikaforge.errors import AuditError
 
 ALONE_BYTES = 4 << 20
 """Bytes of code that one process decodes while others would start (0.2 s for Python and iced)."""
 UNDISPATCHED = frozenset({SHORT_OPERAND, "tzcnt"})
 """Findings for which no evidence is looked for, because no library dispatches them by CPU."""
+INSIDE_ROUNDS = 64
+"""Functions, one after the other, through the middle of whose instructions jumps are followed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,9 +165,8 @@ def _scan_file(source: CodeSource, code: CodeMap, given: Given, pool: WorkerPool
     outward |= doubtful.outward
     if len(code):
         outward |= given_of(source.path, source.file, ((code.starts[0], code.ends[-1]),))
-    entered = _entered(source.path, code, outward, {index for index, _ in mixed})
-    found += chain.from_iterable(pool.each(look_inside, entered, given.allowed))
-    outward.clear()  # there may be a million
+    elsewhere = {index for index, _ in mixed}
+    found += _inside((source, code, elsewhere), outward, given.allowed, pool)
     doubtful.outward.clear()
     found += [(index, (hit,)) for index, _, hit in doubtful.hits if index != NOWHERE]
     hits = [
@@ -197,6 +199,39 @@ def _scan_file(source: CodeSource, code: CodeMap, given: Given, pool: WorkerPool
         decoded=code.size - _not_decoded(code, mixed) + doubtful.decoded,
         data=tuple(sorted(doubtful.data.items())),
         unclassified=doubtful.unclassified,
+    )
+
+
+def _inside(
+    part: tuple[CodeSource, CodeMap, Set[int]], outward: set[int], allowed: frozenset[str], pool: WorkerPool
+) -> list[tuple[int, tuple[FeatureHit, ...]]]:
+    """Return the findings behind jumps into instructions of other pieces, and behind those that are found there.
+
+    Args:
+        part: a file, its pieces, and the indexes of those that are judged elsewhere.
+        outward: targets of jumps in other pieces; it is changed.
+        allowed: ids of the features that are no finding.
+        pool: the worker processes.
+
+    Raises:
+        AuditError: there is a chain of more than `INSIDE_ROUNDS` functions.
+    """
+    source, code, mixed = part
+    found: list[tuple[int, tuple[FeatureHit, ...]]] = []
+    seen: set[int] = set()
+    for _ in range(INSIDE_ROUNDS):
+        further: set[int] = set()
+        for hits, targets in pool.each(look_inside, _entered(source.path, code, outward, mixed), allowed):
+            found += hits
+            further |= targets
+        outward.clear()  # there may be a million
+        outward |= further - seen
+        if not outward:
+            return found
+        seen |= outward
+    raise AuditError(
+        f"jumps lead through the middle of instructions in {INSIDE_ROUNDS} functions, one after the other",
+        where=source.file,
     )
 
 

@@ -114,10 +114,12 @@ def scan_units(chunk: Chunk, data: Buffer, given: Given, out: Scanned, *, only: 
             out.detecting.append(index)
         targets = set(map(branch, instructions))
         targets.discard(0)  # what iced gives for instructions that are no branches
+        outward |= _behind_cut(unit)
         if targets:
             inner = {target for target in targets if start <= target < end}
             outward |= targets - inner
-            if inner and (odd := _within(unit, inner)) and (hits := follow(unit, odd, known)):
+            odd = _within(unit, inner)
+            if hits := odd and follow(_with_slack(unit, data, chunk), odd, known, outward=outward):
                 out.found.append((index, hits))
         if given.amd and BRANCH_66.search(raw) and (hits := _short_operands(unit)):
             out.found.append((index, hits))
@@ -138,6 +140,29 @@ def _within(unit: Unit, targets: Iterable[int]) -> set[int]:
     # The calls of C functions here take less time than to add up the lengths.
     begun = b"".join(map(BEGUN.__getitem__, map(len, unit.instructions)))
     return {target for target in targets if begun[target - unit.start : target - unit.start + 1] != b"\1"}
+
+
+def _behind_cut(unit: Unit) -> set[int]:
+    """Return the address behind the last instruction of a unit if the unit's end cuts it, and code runs on into it.
+
+    A wrong end of a function may hide so what a CPU runs behind the cut.
+    """
+    from iced_x86 import Decoder  # noqa: PLC0415
+
+    last = unit.instructions[-1]
+    at = last.ip - unit.start
+    alone = len(unit.instructions) == 1
+    if last.code or not unit.slack or (unit.gap and unit.raw[at] == 0):
+        return set()
+    if not alone and (unit.instructions[-2].code == 0 or unit.instructions[-2].flow_control in flows()):
+        return set()
+    whole = Decoder(64, unit.raw[at:] + unit.slack, ip=last.ip).decode()
+    return {whole.next_ip} if whole.code and whole.next_ip > unit.end else set()
+
+
+def _with_slack(unit: Unit, data: Buffer, chunk: Chunk) -> Unit:
+    """Return a unit with the bytes that follow it."""
+    return unit if unit.slack else unit._replace(slack=data_after(data, chunk, unit))
 
 
 def data_after(data: Buffer, chunk: Chunk, unit: Unit) -> bytes:
@@ -171,8 +196,10 @@ def is_mixed(unit: Unit, known: Tables) -> bool:
     return bool(places and follow(unit, places, known))
 
 
-def look_inside(part: tuple[Chunk, array[int]], allowed: frozenset[str]) -> list[tuple[int, tuple[FeatureHit, ...]]]:
-    """Return the findings behind jumps from elsewhere that lead into an instruction.
+def look_inside(
+    part: tuple[Chunk, array[int]], allowed: frozenset[str]
+) -> tuple[list[tuple[int, tuple[FeatureHit, ...]]], set[int]]:
+    """Return the findings behind jumps from elsewhere that lead into an instruction, and where these lead elsewhere.
 
     Args:
         part: a chunk, and the targets of jumps in it, ascending.
@@ -186,17 +213,23 @@ def look_inside(part: tuple[Chunk, array[int]], allowed: frozenset[str]) -> list
         if bisect_left(targets, start) < bisect_left(targets, end)
     )
     out = []
+    outward: set[int] = set()
     with mapped(Path(chunk.path)) as data:
         for unit in units(chunk, data, wanted=wanted):
             inner = set(targets[bisect_left(targets, unit.start) : bisect_left(targets, unit.end)])
             inner.difference_update(accumulate(map(len, unit.instructions), initial=unit.start))
-            if inner and (hits := follow(unit, inner, known)):
+            if hits := inner and follow(_with_slack(unit, data, chunk), inner, known, outward=outward):
                 out.append((unit.piece, hits))
-    return out
+    return out, outward
 
 
 def follow(
-    unit: Unit, targets: Iterable[int], known: Tables, *, begun: Addresses | None = None
+    unit: Unit,
+    targets: Iterable[int],
+    known: Tables,
+    *,
+    begun: Addresses | None = None,
+    outward: set[int] | None = None,
 ) -> tuple[FeatureHit, ...]:
     """Return the findings in the instructions that begin at some addresses within other ones of a unit.
 
@@ -207,6 +240,7 @@ def follow(
         targets: the addresses.
         known: tables for the allowed features.
         begun: where its instructions begin and the last one ends, if the unit has no list of them; more are added.
+        outward: gets the addresses elsewhere to which the instructions lead.
     """
     from iced_x86 import Decoder  # noqa: PLC0415
 
@@ -215,19 +249,25 @@ def follow(
     ending = flows()
     raw = unit.raw + unit.slack
     waiting = list(targets)
+    elsewhere = set() if outward is None else outward
     found: dict[int, tuple[int, Instruction]] = {}
     while waiting:
         at = waiting.pop()
         decoder = Decoder(64, raw, ip=unit.start)
         decoder.position, decoder.ip = at - unit.start, at
         for instruction in decoder:
+            if instruction.ip >= unit.end:
+                elsewhere.add(instruction.ip)
+                break
             if instruction.ip in begun or instruction.code == 0:
                 break
             begun.add(instruction.ip)
             if instruction.code in known.bad:
                 found[instruction.ip] = (instruction.code, instruction)
             target = instruction.near_branch_target
-            if target and unit.start <= target < unit.end and target not in begun:
+            if target and not unit.start <= target < unit.end:
+                elsewhere.add(target)
+            elif target and target not in begun:
                 waiting.append(target)
             if instruction.flow_control in ending:
                 break
