@@ -15,6 +15,7 @@ from pikaforge.audit.allowed_features import from_macros
 from pikaforge.audit.elf.executable import executable
 from pikaforge.audit.elf.facts import facts_of
 from pikaforge.audit.elf.layout import EM_386, read_layout
+from pikaforge.audit.isa import decode
 from pikaforge.audit.isa.decode import CodeSource, FileScan, code_regions, scan
 from pikaforge.audit.isa.ranges import PIECE_LIMIT
 from pikaforge.cpu.features import INVALID
@@ -600,6 +601,57 @@ def call_into_a_constant_elsewhere(code: bytes) -> bytes:
     return ef.make(ef.Elf(text=text, symbols=[*FIRST, ("g", 32, 11, ef.FUNC)]))
 
 
+def leading_on(at: int, target: int) -> bytes:
+    """movabs $...,%rax; ret, whose constant, 2 bytes behind its start, is a jump to another place"""
+    return b"\x48\xb8" + jump(at + 2, target) + b"\x90" * 3 + ef.RET
+
+
+def functions_at(*places: int) -> list[tuple[str, int, int, int]]:
+    return [(f"f{at}", at, 11, ef.FUNC) for at in places]
+
+
+def chain_of_constants(code: bytes) -> bytes:
+    """From one function into a constant of a second one, and from there into one of a third one."""
+    text = lay((0, call(0, 66) + ef.RET), (64, leading_on(64, 98)), (96, constant(code) + ef.RET))
+    return ef.make(ef.Elf(text=text, symbols=[*FIRST, *functions_at(64, 96)]))
+
+
+def long_chain_of_constants(code: bytes) -> bytes:
+    places = range(64, 64 + 32 * 9, 32)
+    links = [(at, leading_on(at, at + 34)) for at in places]
+    text = lay((0, call(0, 66) + ef.RET), *links, (places[-1] + 32, constant(code) + ef.RET))
+    return ef.make(ef.Elf(text=text, symbols=[*FIRST, *functions_at(*places, places[-1] + 32)]))
+
+
+def constant_over_the_end_of_a_function(code: bytes) -> bytes:
+    """What is hidden in one function runs on into an instruction of the next one."""
+    first = b"\xeb\x02\x48\xb8" + ef.NOP * 6 + b"\x48\xb8"
+    second = (ef.NOP * 6 + b"\x48\xb8" + code + ef.RET).ljust(40, ef.NOP) + ef.RET
+    symbols = [("f", 0, len(first), ef.FUNC), ("g", len(first), len(second), ef.FUNC)]
+    return ef.make(ef.Elf(text=first + second, symbols=symbols))
+
+
+def cut_in_two(code: bytes) -> bytes:
+    """An instruction of which the first two bytes lie before a border that is none."""
+    return (b"\x48\xb8" + ef.NOP * 6 + b"\x48\xb8" + code + ef.RET).ljust(40, ef.NOP) + ef.RET
+
+
+def cut_by_a_symbol(code: bytes) -> bytes:
+    return ef.make(ef.Elf(text=cut_in_two(code), symbols=[("f", 0, 2, ef.FUNC), ("g", 2, 39, ef.FUNC)]))
+
+
+def cut_by_a_frame(code: bytes) -> bytes:
+    return ef.make(ef.Elf(text=cut_in_two(code), frames=[(0, 2), (2, 39)]))
+
+
+def cut_by_a_label(code: bytes) -> bytes:
+    return ef.make(ef.Elf(text=cut_in_two(code), symbols=[("f", 0, 40, ef.FUNC), ("g", 2, 0, ef.NOTYPE)]))
+
+
+def cut_by_an_object(code: bytes) -> bytes:
+    return ef.make(ef.Elf(text=cut_in_two(code), symbols=[("f", 0, 40, ef.FUNC), ("g", 2, 6, ef.OBJECT)]))
+
+
 def jump_by_way_of_a_constant(code: bytes) -> bytes:
     """From one constant into the next one."""
     first = b"\x48\xb8" + b"\xeb\x08".ljust(8, b"\x90")
@@ -713,6 +765,8 @@ LOADER = [
 ]
 
 STRUCTURES = [
+    *(chain_of_constants, long_chain_of_constants, constant_over_the_end_of_a_function),
+    *(cut_by_a_symbol, cut_by_a_frame, cut_by_a_label, cut_by_an_object),
     *PAGES,
     *LOADER,
     *(called_behind_data, called_at_an_odd_place, jumped_over, jumped_over_with_a_condition, behind_one_bad_byte),
@@ -744,6 +798,18 @@ def test_what_a_structure_hides_is_found(structure: Callable[[bytes], bytes], fe
 @pytest.mark.parametrize("structure", STRUCTURES, ids=lambda s: s.__name__)
 def test_the_structure_alone_is_no_finding(structure: Callable[[bytes], bytes], tmp_path: Path) -> None:
     assert sure(run(structure(PLAIN), tmp_path)) == set()
+
+
+def test_a_chain_that_is_too_long_refuses_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "INSIDE_ROUNDS", 5)
+    with pytest.raises(AuditError, match="in 5 functions, one after the other"):
+        run(long_chain_of_constants(PLAIN), tmp_path)
+
+
+def test_a_chain_that_is_a_circle_ends(tmp_path: Path) -> None:
+    text = lay((0, call(0, 66) + ef.RET), (64, leading_on(64, 98)), (96, leading_on(96, 66)))
+    content = ef.make(ef.Elf(text=text, symbols=[*FIRST, *functions_at(64, 96)]))
+    assert sure(run(content, tmp_path)) == set()
 
 
 def test_data_that_linux_does_not_make_executable_is_not_judged(tmp_path: Path) -> None:
