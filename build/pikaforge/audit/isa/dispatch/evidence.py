@@ -10,11 +10,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pikaforge.audit.elf.dynamic import DT_NEEDED, DynamicSection
-from pikaforge.audit.elf.layout import ET_DYN, ET_EXEC, PT_INTERP, Buffer, mapped, read_layout
-from pikaforge.audit.elf.pointers import read_pointers
+from pikaforge.audit.elf.layout import ET_DYN, ET_EXEC, PT_INTERP, Buffer, Layout, mapped, read_layout
+from pikaforge.audit.elf.pointers import CodePointers, read_pointers
 from pikaforge.audit.isa.dispatch import known as known_table
 from pikaforge.audit.isa.dispatch.fixed import Boundaries, with_fixed
 from pikaforge.audit.isa.dispatch.go import go_evidence, is_go
+from pikaforge.audit.isa.dispatch.graph import Graph
 from pikaforge.audit.isa.dispatch.graph_edges import read_graph
 from pikaforge.audit.isa.dispatch.known import Dispatcher
 from pikaforge.audit.isa.dispatch.library import BODIES, BODY, Library
@@ -78,11 +79,7 @@ def find_evidence(
             needs = DynamicSection(data, layout, str(path)).strings(DT_NEEDED)
             linked = layout.segment(PT_INTERP) is not None or bool(needs)
             known = known or known_table.static_glibc(data, linked=linked, resolvers=bool(code.resolvers))
-            boundaries = Boundaries(data, code)
-            if layout.type == ET_EXEC:
-                pointers = with_fixed(pointers, data, layout, code, boundaries)
-            graph = read_graph(path, data, layout, code, pointers, pool=pool, boundaries=boundaries)
-            del boundaries  # it may have much in memory
+            graph = _graph(path, data, layout, code, pointers, pool)
             glibc = None
             if known is not None and known.soname == known_table.STATIC:
                 glibc = kept_by_glibc(graph, asked)
@@ -94,6 +91,15 @@ def find_evidence(
             for piece, names in wanted.items()
             for feature in names
         }
+
+
+def _graph(  # noqa: PLR0917
+    path: Path, data: Buffer, layout: Layout, code: CodeMap, given: CodePointers, pool: WorkerPool
+) -> Graph:
+    """Return the references in a file. Both steps use what is known of where instructions begin; then it is freed."""
+    boundaries = Boundaries(data, code)
+    pointers = with_fixed(given, data, layout, code, boundaries) if layout.type == ET_EXEC else given
+    return read_graph(path, data, layout, code, pointers, pool=pool, boundaries=boundaries)
 
 
 def _trusted(wanted: Mapping[int, frozenset[str]], known: Dispatcher | None) -> dict[tuple[int, str], Evidence]:
