@@ -8,14 +8,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from unit.nested_files import FINE
+from unit.nested_files import FINE, OTHERS
 
 from pikaforge.audit.inputs import ElfTree, open_inputs
 
 PROGRAMS = {
     *("tar", "ar", "cpio", "gzexe", "zip", "jar", "dpkg-deb", "xz", "lzma", "bzip2", "zstd", "lz4", "mkfs.ext4"),
 }
-OTHER, LONG = FINE + b"another", "a-name-that-is-longer-than-a-header-has-room-for.o"
+OTHER, LONG = OTHERS[0], "a-name-that-is-longer-than-a-header-has-room-for.o"
 CONTROL = "".join(
     f"{field}: {value}\\n"
     for field, value in {

@@ -16,6 +16,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -80,6 +81,11 @@ def job(folder: Path, script: str, **more: object) -> Job:
     return Job(argv=("sh", "-c", script), **{**options, **more})  # type: ignore[arg-type]
 
 
+def ended_well(found: object) -> bool:
+    """Whether a job has ended without an error. How much memory it had is seen now and then, of short ones seldom."""
+    return isinstance(found, JobResult) and replace(found, memory=0) == JobResult(status=0)
+
+
 def outcome(engine: DockerEngine | HostEngine, job: Job, into: Path) -> JobResult | ForgeError:
     """How a job ends, in time."""
     try:
@@ -116,7 +122,7 @@ def test_the_engines_own_disk(own: OwnEngine, there: DockerEngine, tmp_path: Pat
     with pytest.raises(FullDiskError, match=said):
         there.import_tar(tmp_path / "large.tar", "pikaforge-test/large:1", {})
     filler.unlink()
-    assert outcome(there, job(tmp_path, "echo more"), tmp_path) == JobResult(status=0)
+    assert ended_well(outcome(there, job(tmp_path, "echo more"), tmp_path))
 
 
 @pytest.fixture
@@ -188,7 +194,7 @@ def test_an_engine_that_dies_while_a_job_runs(
     assert "full" not in f"{error.message}{error.hint}"
     own.start()
     assert within(SOON, DockerEngine().sweep) == 1
-    assert outcome(DockerEngine(), job(tmp_path, "echo more"), tmp_path) == JobResult(status=0)
+    assert ended_well(outcome(DockerEngine(), job(tmp_path, "echo more"), tmp_path))
 
 
 # ---- without an engine
