@@ -28,7 +28,11 @@ from packaging.version import Version
 
 Policy = Literal["baseline", "ignored", "judged", "guarded", "dangerous"]
 FOLDER = Path(__file__).parent
-TABLES = ("features.csv", "guards.csv", "dispatchers.csv", "go_dispatchers.csv", "go_readers.csv")
+TABLES = (
+    *("features.csv", "guards.csv", "dispatchers.csv", "forcing_variables.csv"),
+    *("go_dispatchers.csv", "go_readers.csv"),
+)
+"""All tables beside this module: verdicts depend on them."""
 STEM = re.compile(
     r"(.+?)(?:\.(?:cold|part|isra|constprop|lto_priv|localalias)(?:\.\d+)*)*(?:@{1,2}[A-Za-z][A-Za-z0-9_.]*)?",
     re.DOTALL,

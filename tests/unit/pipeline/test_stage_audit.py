@@ -447,6 +447,10 @@ def test_the_key_follows_what_decides_the_verdict(changed: dict[str, Any]) -> No
     assert changed != key_material()
 
 
+def test_no_table_is_left_out_of_the_key() -> None:
+    assert set(features.TABLES) == {path.name for path in features.FOLDER.glob("*.csv")}
+
+
 def test_the_key_follows_tables_decoder_and_judgement(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     before = key_material()
     with monkeypatch.context() as patched:

@@ -106,9 +106,7 @@ def _text_start(data: Buffer, layout: Layout, offset: int, given: int) -> int:
     """
     if given:
         return given
-    place = next(
-        (p.address + offset - p.offset for p in layout.segments
-         if p.type == PT_LOAD and p.offset <= offset < p.offset + p.file_size), None)  # fmt: skip
+    place = layout.address_of(offset)
     for section in layout.sections:
         if section.type == SHT_RELA and section.in_file and place is not None:
             found = _addend(data, section, place + 24)

@@ -124,6 +124,13 @@ class Layout:
                 return address - part.address + part.offset
         return None
 
+    def address_of(self, offset: int) -> int | None:
+        """Return the virtual address of a byte of the file; None if it is not loaded."""
+        for part in self.segments:
+            if part.type == PT_LOAD and part.offset <= offset < part.offset + part.file_size:
+                return offset - part.shift
+        return None
+
     def loaded(self) -> tuple[Loaded, ...]:
         """Return what is loaded: the segments that headers name; of an object file sections, as a linker takes them."""
         if self.type == ET_REL:

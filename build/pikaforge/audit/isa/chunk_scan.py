@@ -67,7 +67,7 @@ def _quickly(chunk: Chunk, data: Buffer, given: Given, out: Scanned) -> frozense
     for block in blocks(chunk, data, given.allowed):
         scan = _BlockScan(chunk, data, given, block)
         outward.append(scan.run(out, met))
-        outward.append(np.array(sorted(scan.elsewhere), np.uint64))
+        outward.append(np.fromiter(scan.elsewhere, np.uint64))
         left.update(block.pieces[block.unfit].tolist())
     out.codes |= known.codes_of(np.flatnonzero(met))
     if outward:

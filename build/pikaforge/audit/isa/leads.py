@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pikaforge.audit.elf.layout import ET_DYN, Buffer, Layout, mapped, read_layout, release
 from pikaforge.audit.elf.pointers import read_pointers
-from pikaforge.audit.isa.opcodes import flows
+from pikaforge.audit.isa.opcodes import calls, flows
 from pikaforge.audit.isa.ranges import CodeMap
 from pikaforge.errors import AuditError
 
@@ -88,7 +88,7 @@ def _with_upper(raw: bytes, upper: int, spans: Spans, starts: list[int]) -> Iter
 
 def runs_on(data: Buffer, code: CodeMap, address: int) -> bool:
     """Return whether the piece of code that ends at an address runs on there."""
-    from iced_x86 import Decoder, FlowControl, Mnemonic  # noqa: PLC0415
+    from iced_x86 import Decoder, Mnemonic  # noqa: PLC0415
 
     index = code.at(address - 1)
     if index < 0:
@@ -101,7 +101,7 @@ def runs_on(data: Buffer, code: CodeMap, address: int) -> bool:
     if not instructions or instructions[-1].code == 0:
         return False
     # A call at the end of a function does not return.
-    return instructions[-1].flow_control not in {*flows(), FlowControl.CALL, FlowControl.INDIRECT_CALL}
+    return instructions[-1].flow_control not in flows() | calls()
 
 
 def those_within(addresses: array[int], spans: Spans) -> set[int]:

@@ -88,6 +88,7 @@ def could_be_newer(raw: bytes) -> bool:
     return _EXTENSIBLE.match(raw) is not None
 
 
+@lru_cache(maxsize=1)
 def calls() -> frozenset[int]:
     """Return iced's numbers of `CALLS`."""
     from iced_x86 import FlowControl  # noqa: PLC0415
@@ -95,6 +96,7 @@ def calls() -> frozenset[int]:
     return frozenset(int(getattr(FlowControl, name)) for name in CALLS)
 
 
+@lru_cache(maxsize=1)
 def flows() -> frozenset[int]:
     """Return iced's numbers of `ENDING`."""
     from iced_x86 import FlowControl  # noqa: PLC0415

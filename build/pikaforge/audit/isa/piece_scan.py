@@ -14,7 +14,7 @@ import re
 from array import array
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import replace
 from itertools import accumulate
 from operator import attrgetter
@@ -135,8 +135,10 @@ def scan_units(chunk: Chunk, data: Buffer, given: Given, out: Scanned, *, only: 
     out.outward = array("Q", sorted(outward))
 
 
-def _within(unit: Unit, targets: Iterable[int]) -> set[int]:
+def _within(unit: Unit, targets: Set[int]) -> set[int]:
     """Return the targets in a unit at which no instruction of it begins."""
+    if not targets:
+        return set()
     # The calls of C functions here take less time than to add up the lengths.
     begun = b"".join(map(BEGUN.__getitem__, map(len, unit.instructions)))
     return {target for target in targets if begun[target - unit.start : target - unit.start + 1] != b"\1"}
@@ -147,15 +149,16 @@ def _behind_cut(unit: Unit) -> set[int]:
 
     A wrong end of a function may hide so what a CPU runs behind the cut.
     """
+    last = unit.instructions[-1]
+    if last.code or not unit.slack:
+        return set()
+    at = last.ip - unit.start
+    before = unit.instructions[-2] if len(unit.instructions) > 1 else None
+    ended = before is not None and (before.code == 0 or before.flow_control in flows())
+    if ended or (unit.gap and unit.raw[at] == 0):
+        return set()
     from iced_x86 import Decoder  # noqa: PLC0415
 
-    last = unit.instructions[-1]
-    at = last.ip - unit.start
-    alone = len(unit.instructions) == 1
-    if last.code or not unit.slack or (unit.gap and unit.raw[at] == 0):
-        return set()
-    if not alone and (unit.instructions[-2].code == 0 or unit.instructions[-2].flow_control in flows()):
-        return set()
     whole = Decoder(64, unit.raw[at:] + unit.slack, ip=last.ip).decode()
     return {whole.next_ip} if whole.code and whole.next_ip > unit.end else set()
 

@@ -8,7 +8,6 @@ judged, too (`areas`).
 
 from __future__ import annotations
 
-import struct
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,8 +21,9 @@ from pikaforge.audit.elf.closure_tables import read_tables
 from pikaforge.audit.elf.executable import Region
 from pikaforge.audit.elf.frames import read_frames
 from pikaforge.audit.elf.gopclntab import read_functions
-from pikaforge.audit.elf.layout import SHT_DYNSYM, SHT_SYMTAB, Buffer, Layout, piece, release, text
+from pikaforge.audit.elf.layout import SHT_DYNSYM, SHT_SYMTAB, Buffer, Layout, release, text
 from pikaforge.audit.elf.pointers import irelative
+from pikaforge.audit.elf.symbol_table import SYMBOL, read_symbol_table
 
 FUNCTION, FRAME, GAP, TABLE = 0, 1, 2, 3
 """Kinds of pieces: by a symbol, by the unwind table only, what is between them, and tables of data before functions."""
@@ -34,7 +34,6 @@ PIECE_LIMIT = 256 << 10
 """In bytes. Longer gaps are cut, so that a file without symbols and unwind table is decoded in parts. A cut may lie
 within an instruction: `CodeMap.cuts` names the pieces that begin at one."""
 OBJECT_CLAIM = "a symbol declares it to be data"
-_SYMBOL = struct.Struct("<IBBHQQ")
 LAST = (1 << 64) - 1
 """The last virtual address."""
 Ranges = tuple["array[int]", "array[int]"]
@@ -162,18 +161,11 @@ def read_map(
 
 
 def _symbols(data: Buffer, layout: Layout, regions: Sequence[Region], where: str) -> tuple[list[Symbol], bytes]:
-    sections = layout.sections
-    table = next((s for s in sections if s.type == SHT_SYMTAB and s.in_file), None)
-    table = table or next((s for s in sections if s.type == SHT_DYNSYM and s.in_file), None)
-    if table is None or table.link >= len(sections) or not sections[table.link].in_file:
-        return [], b""
-    raw = piece(data, table.offset, table.size // _SYMBOL.size * _SYMBOL.size, "the symbol table", where)
-    held = sections[table.link]
-    strings = piece(data, held.offset, held.size, "the string table", where)
+    raw, strings = read_symbol_table(data, layout, (SHT_SYMTAB, SHT_DYNSYM), where)
     starts = [r.address for r in regions]
     ends = [r.address + r.size for r in regions]
     found: list[Symbol] = []
-    for name, info, _, section, address, size in _SYMBOL.iter_unpack(raw):
+    for name, info, _, section, address, size in SYMBOL.iter_unpack(raw):
         kind = info & 0xF
         if section == SHN_UNDEF or section >= SHN_LORESERVE or kind not in (
             STT_NOTYPE, STT_OBJECT, STT_FUNC, STT_GNU_IFUNC):  # fmt: skip

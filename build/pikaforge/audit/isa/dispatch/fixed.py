@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from operator import attrgetter
@@ -123,11 +123,6 @@ class Boundaries:
         at = bisect_left(starts, offset)
         return at < len(starts) and starts[at] == offset
 
-    def without(self, addresses: array[int], numbers: Set[int], piece: int) -> array[int]:
-        """Return the addresses that a piece refers to without those of its numbers that lead nowhere."""
-        others = {number for number in numbers if self._code.at(number) != piece and not self.has(number)}
-        return array("Q", (address for address in addresses if address not in others)) if others else addresses
-
     def having(self, addresses: Numbers) -> NDArray[np.bool_]:
         """Return of each of some addresses whether an instruction may begin there."""
         code = self._code
@@ -179,7 +174,6 @@ def with_fixed(
         stored.places.extend(place for place, _ in new)
         stored.values.extend(value for _, value in new)
         release(data)
-    release(data)
     return replace(
         given,
         given=given.given | {layout.entry} | code.resolvers,
@@ -204,4 +198,3 @@ def _words(data: Buffer, layout: Layout) -> Iterator[tuple[Numbers, Numbers]]:
             met = np.flatnonzero((words >= np.uint64(low)) & (words < np.uint64(min(high, LAST))))[:left]
             left -= len(met)
             yield (met * WORD + (part.address + at - part.offset)).astype(np.uint64), words[met]
-        release(data)

@@ -83,7 +83,7 @@ def go_evidence(
     loads = [s for s in layout.segments if s.type == PT_LOAD]
     low, high = min(s.address for s in loads), max(s.address + s.memory_size for s in loads)
     read = pool.each(named, chunks(path, code), Asked(low, high, layout.type == ET_EXEC, code.size >= QUICK_BYTES))
-    program = _Program(data, layout, code, GoReferences(code, read))
+    program = _Program(data, layout, code, Cuts(data, code), GoReferences(code, read))
     found = {}
     for piece, names in wanted.items():
         for feature in names:
@@ -121,15 +121,12 @@ class _Program:
     data: Buffer
     layout: Layout
     code: CodeMap
+    cuts: Cuts
     references: GoReferences
-    cuts: Cuts = field(init=False)
     _bodies: dict[int, Body] = field(default_factory=dict)
     _trusted: dict[int, bool] = field(default_factory=dict)
     _tables: dict[int, bool] = field(default_factory=dict)
     """Whether data hold an address within a table, by the table's."""
-
-    def __post_init__(self) -> None:
-        self.cuts = Cuts(self.data, self.code)
 
     @cached_property
     def kept(self) -> AddressSet:

@@ -191,8 +191,8 @@ def place_of(data: Buffer, layout: Layout, offset: int) -> int:
         if section.type == SHT_RELA and 0 <= within < section.size:
             start = offset - (RELA - WORD)
             return int.from_bytes(data[start : start + WORD], "little") if within % RELA == RELA - WORD else NOWHERE
-    loads = (s for s in layout.segments if s.type == PT_LOAD and s.offset <= offset < s.offset + s.file_size)
-    return next((s.address + offset - s.offset for s in loads), NOWHERE)
+    address = layout.address_of(offset)
+    return NOWHERE if address is None else address
 
 
 def _words(

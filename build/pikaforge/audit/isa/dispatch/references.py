@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
-from functools import lru_cache
 from itertools import accumulate, chain, groupby
 from operator import attrgetter, itemgetter
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import NamedTuple
 
 from pikaforge.audit.elf.layout import ET_EXEC, Layout, mapped
 from pikaforge.audit.isa.dispatch.fixed import numbers_in
+from pikaforge.audit.isa.opcodes import calls, flows
 from pikaforge.audit.isa.piece_scan import units
 from pikaforge.audit.isa.ranges import GAP, TABLE, CodeMap
 from pikaforge.audit.isa.swept import QUICK_BYTES
@@ -19,8 +19,6 @@ from pikaforge.audit.isa.worker_pool import Chunk
 
 WORD = 8
 """Bytes of a pointer."""
-ENDING = frozenset({"RETURN", "UNCONDITIONAL_BRANCH", "INDIRECT_BRANCH", "EXCEPTION"})
-"""Kinds of instructions, by iced, after which the next one does not run."""
 Found = list[tuple[int, "array[int]", bool, frozenset[int]]]
 """Index of a piece, the addresses that it refers to, and whether it may run on into the next piece. The last one has
 those addresses that are only numbers in its instructions: they may be no addresses."""
@@ -127,20 +125,10 @@ def references(
     return out
 
 
-@lru_cache(maxsize=1)
-def _flows() -> tuple[frozenset[int], frozenset[int]]:
-    """Return iced's numbers of `ENDING`, and those of calls."""
-    from iced_x86 import FlowControl  # noqa: PLC0415
-
-    ends = frozenset(int(getattr(FlowControl, name)) for name in ENDING)
-    return ends, frozenset((int(FlowControl.CALL), int(FlowControl.INDIRECT_CALL)))
-
-
 def _runs_on(flow: int, kind: int) -> bool:
     """Return whether a piece of a kind may run on into the next one, by how it ends."""
-    ends, calls = _flows()
     # A call at the end of a function does not return (abort). A gap may end within a function.
-    return flow not in ends and (kind == GAP or flow not in calls)
+    return flow not in flows() and (kind == GAP or flow not in calls())
 
 
 def reader(layout: Layout, code: CodeMap) -> Callable[[Chunk, tuple[tuple[int, int], ...]], PackedReferences]:

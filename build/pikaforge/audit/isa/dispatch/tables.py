@@ -6,17 +6,16 @@ addresses of some of its fields, is in pieces then. The symbol table of a file t
 
 from __future__ import annotations
 
-import struct
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Set
 from operator import attrgetter
 from typing import NamedTuple
 
-from pikaforge.audit.elf.layout import SHT_SYMTAB, Buffer, Layout, piece, text
+from pikaforge.audit.elf.layout import SHT_SYMTAB, Buffer, Layout, text
+from pikaforge.audit.elf.symbol_table import SYMBOL, read_symbol_table
 from pikaforge.audit.isa.dispatch.graph import Graph, Reach
 from pikaforge.audit.isa.ranges import STT_OBJECT
 
-_SYMBOL = struct.Struct("<IBBHQQ")
 _LEAST = 16
 """Bytes of the smallest table, with two addresses."""
 ROUNDS = 8
@@ -42,19 +41,14 @@ class DataTables:
         """
         self._graph = graph
         self._all: list[DataTable] = []
-        section = next((s for s in layout.sections if s.type == SHT_SYMTAB and s.in_file), None)
-        if section is None or section.link >= len(layout.sections) or not layout.sections[section.link].in_file:
-            return
-        held = layout.sections[section.link]
-        raw = piece(data, section.offset, section.size // _SYMBOL.size * _SYMBOL.size, "the symbol table", where)
-        strings = piece(data, held.offset, held.size, "the string table", where)
+        raw, strings = read_symbol_table(data, layout, (SHT_SYMTAB,), where)
         end = 0
         for start, size, name in sorted(
             (value, size, name)
-            for name, info, _, _, value, size in _SYMBOL.iter_unpack(raw)
+            for name, info, _, _, value, size in SYMBOL.iter_unpack(raw)
             if info & 0xF == STT_OBJECT and size >= _LEAST
         ):
-            if start >= end and len(list(graph.objects_between(start, start + size))) > 0:
+            if start >= end and any(True for _ in graph.objects_between(start, start + size)):
                 end = start + size
                 self._all.append(DataTable(start, end, text(strings, name)))
 
@@ -81,10 +75,10 @@ class DataTables:
         Where that does not end soon, the addresses of all tables are taken for reached.
         """
         also: set[int] = set()
+        held = [set(self._graph.objects_between(table.start, table.end)) for table in self._all]
+        split = [parts for parts in held if len(parts) > 1]
         for number in range(ROUNDS + 1):
             reach = self._graph.reach(open_, without=without, also=also)
-            held = [set(self._graph.objects_between(table.start, table.end)) for table in self._all]
-            split = [parts for parts in held if len(parts) > 1]
             more = {p for parts in split if number == ROUNDS or any(map(reach.has_data, parts)) for p in parts} - also
             if not more:
                 break
