@@ -39,17 +39,9 @@ set -eu
 need_set PIKAFORGE_ROOT PIKAFORGE_PRODUCT PIKAFORGE_VERSION PIKAFORGE_TARGET_FLAGS PIKAFORGE_FRAME_POINTERS \
     PIKAFORGE_ALLOCATOR PIKAFORGE_JOBS PIKAFORGE_BINARIES PIKAFORGE_BASE_LIBS SOURCE_DATE_EPOCH
 need_numbers
-case $PIKAFORGE_ALLOCATOR in
-    none | system) ;;
-    own)
-        [ -d "${PIKAFORGE_ALLOCATOR_DIR:-/nowhere}/lib" ] ||
-            fail 2 "PIKAFORGE_ALLOCATOR_DIR (${PIKAFORGE_ALLOCATOR_DIR-}) has no lib/"
-        ;;
-    *) fail 2 "PIKAFORGE_ALLOCATOR is $PIKAFORGE_ALLOCATOR, not none, system or own" ;;
-esac
-[ -d "$PIKAFORGE_ROOT/src" ] || fail 2 "$PIKAFORGE_ROOT/src does not exist"
-[ -r "$PIKAFORGE_ROOT/recipe.sh" ] || fail 2 "$PIKAFORGE_ROOT/recipe.sh does not exist"
-
+# Beside the questions to the compiler.
+unpack_inputs &
+unpacking=$!
 prepare_environment
 export PIKAFORGE_ALLOCATOR PIKAFORGE_BASE_LIBS PIKAFORGE_ALLOCATOR_DIR="${PIKAFORGE_ALLOCATOR_DIR-}"
 guest=$PIKAFORGE_ROOT/guest
@@ -60,6 +52,18 @@ rm -rf "$out"
 mkdir -p "$tree" "$out/debug" "$facts"
 ask_compiler "$facts"
 make_wrapper
+wait "$unpacking" || fail 2 'the source cannot be unpacked'
+
+case $PIKAFORGE_ALLOCATOR in
+    none | system) ;;
+    own)
+        [ -d "${PIKAFORGE_ALLOCATOR_DIR:-/nowhere}/lib" ] ||
+            fail 2 "PIKAFORGE_ALLOCATOR_DIR (${PIKAFORGE_ALLOCATOR_DIR-}) has no lib/"
+        ;;
+    *) fail 2 "PIKAFORGE_ALLOCATOR is $PIKAFORGE_ALLOCATOR, not none, system or own" ;;
+esac
+[ -d "$PIKAFORGE_ROOT/src" ] || fail 2 "$PIKAFORGE_ROOT/src does not exist"
+[ -r "$PIKAFORGE_ROOT/recipe.sh" ] || fail 2 "$PIKAFORGE_ROOT/recipe.sh does not exist"
 sh "$guest/licences.sh" source
 
 # ---- the recipe

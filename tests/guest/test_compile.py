@@ -187,6 +187,61 @@ def test_same_bytes_with_link_time_optimisation(tmp_path: Path) -> None:
     assert first == second
 
 
+def packed(root: Path, *, most: int | None = None) -> Path:
+    """The same root, whose source the job has to unpack; only so many bytes of the archive."""
+    (root / "unpack").mkdir()
+    archive = root / "unpack" / "src.tar"
+    assert sh("tar", "-cf", archive, "-C", root / "src", ".", env=clean_env()).returncode == 0
+    archive.write_bytes(archive.read_bytes()[:most])
+    shutil.rmtree(root / "src")
+    return root
+
+
+@pytest.mark.usefixtures("zlib")
+def test_a_source_that_comes_packed_leaves_the_same_bytes(tmp_path: Path) -> None:
+    roots = [make_root(tmp_path / "plain"), packed(make_root(tmp_path / "packed"))]
+    for root in roots:
+        done = run_compile(root)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert contents(roots[0] / "out/tree") == contents(roots[1] / "out/tree")
+    assert list((roots[1] / "unpack").iterdir()) == [], "it takes no room twice"
+
+
+def test_a_source_that_cannot_be_unpacked_is_not_compiled(tmp_path: Path) -> None:
+    root = packed(make_root(tmp_path / "root"), most=1300)
+    done = run_compile(root)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "forge: reason: the source cannot be unpacked" in done.stderr.splitlines()
+    assert not (root / "out/tree/bin").exists()
+
+
+@pytest.mark.usefixtures("zlib")
+def test_a_stage_leaves_what_it_has_packed_and_nothing_else(tmp_path: Path) -> None:
+    """The rest would have to be removed by the engine, which takes longer."""
+    root = packed(make_root(tmp_path / "root"))
+    sealed = sorted(path.name for path in (root / "guest").iterdir())
+    done = sh("sh", root / "guest/run.sh", "compile", "tree", "debug", "facts", env=compile_env(root), cwd=root)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert sorted(path.name for path in root.iterdir()) == ["guest", "out", "packed"]
+    assert sorted(path.name for path in (root / "packed").iterdir()) == ["debug.tar", "facts.tar", "tree.tar"]
+    assert [path.name for path in (root / "out").iterdir() if path.is_dir()] == []
+    assert sorted(path.name for path in (root / "guest").iterdir()) == sealed
+
+
+@pytest.mark.usefixtures("zlib")
+def test_ccache_keeps_hashes_of_files_in_the_job_alone(tmp_path: Path) -> None:
+    """Inodes of one job mean nothing in another, and whoever can write there decides what is a hit."""
+    need("ccache")
+    cache = tmp_path / "cache"
+    given = {"CCACHE_TEMPDIR": str(tmp_path / "shared"), "CCACHE_INODECACHE": "1"}
+    root = make_root(tmp_path / "root")
+    done = run_compile(root, PIKAFORGE_CCACHE="1", CCACHE_DIR=str(cache), **given)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not (tmp_path / "shared").exists()
+    assert not [path for path in cache.rglob("*") if path.name.startswith("inode-cache")]
+    assert (root / "wrap/.ccache").is_dir()
+
+
 @pytest.mark.usefixtures("zlib")
 def test_ccache_changes_the_time_and_not_the_bytes(tmp_path: Path) -> None:
     need("ccache")

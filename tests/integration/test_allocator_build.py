@@ -145,7 +145,7 @@ class Builder:
                     for part, path in archives.items()
                 ),
             ),
-            outputs=("out/prefix.tar", "out/debug.tar", "out/facts.tar"),
+            outputs=("packed/prefix.tar", "packed/debug.tar", "packed/facts.tar"),
             log=folder / "log",
             cache="ccache" if ccache else "",
             timeout=900,

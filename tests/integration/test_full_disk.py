@@ -105,6 +105,7 @@ def test_an_output_for_which_there_is_no_room(there: DockerEngine, tmp_path: Pat
         error = outcome(there, job(tmp_path, blob(6), outputs=("out/blob",)), disk)
         assert isinstance(error, FullDiskError), error
         assert error.message == f"no space left in {disk}"
+    there.settle()
     assert there._client().api.containers(all=True) == []
     done = outcome(there, job(tmp_path, blob(6), outputs=("out/blob",)), tmp_path)
     assert isinstance(done, JobResult), done

@@ -132,7 +132,7 @@ class Toolchain:
                 Input(folder="src", archive=files(source)),
                 Input(folder="", archive=files({"recipe.sh": (BUILD + OTHERS).encode()})),
             ),
-            outputs=("out/facts.tar",),
+            outputs=("packed/facts.tar",),
             log=folder / "log",
             cache="ccache",
             timeout=600,
@@ -140,7 +140,7 @@ class Toolchain:
         done = DockerEngine().run(job, folder)
         facts: dict[str, str] = {}
         if done.status == 0:
-            with tarfile.open(done.outputs["out/facts.tar"]) as tar:
+            with tarfile.open(done.outputs["packed/facts.tar"]) as tar:
                 for member in tar:
                     content = tar.extractfile(member)
                     if content is not None:

@@ -190,6 +190,7 @@ class FakeEngine:
         self.endings: dict[str, Ending | Callable[[Job], Ending]] = {}
         self.server = FakeServer()
         self.aborted = 0
+        self.settled = 0
         self.verified = 0
 
     def verify(self) -> None:
@@ -249,6 +250,9 @@ class FakeEngine:
 
     def abort(self) -> None:
         self.aborted += 1
+
+    def settle(self) -> None:
+        self.settled += 1
 
 
 def make_workspace(folder: Path, engine: FakeEngine, *, strict: bool = False) -> Workspace:

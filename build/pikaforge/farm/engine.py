@@ -71,6 +71,9 @@ class FarmEngine:
     def abort(self) -> None:
         """Return: the runner cancels its tasks."""
 
+    def settle(self) -> None:
+        """Return: nothing runs here."""
+
     @staticmethod
     def _refuse(label: str) -> NoReturn:
         raise EngineError(

@@ -386,3 +386,14 @@ def first_file(blocks: Iterator[bytes]) -> Iterator[IO[bytes] | None]:
     with tarfile.open(fileobj=Chunks(blocks), mode="r|") as tar:
         info = tar.next()
         yield tar.extractfile(info) if info is not None and info.isfile() else None
+
+
+def members_of(blocks: Iterator[bytes]) -> Iterator[tuple[str, int, IO[bytes] | None]]:
+    """Yield name, size and content of each member of a plain tar archive that comes in blocks.
+
+    The content is None for what is no file. It can be read until the next member is asked for.
+    """
+    with tarfile.open(fileobj=Chunks(blocks), mode="r|") as tar:
+        while (info := tar.next()) is not None:
+            yield info.name, info.size, tar.extractfile(info) if info.isfile() else None
+            _kept(tar).clear()  # it would keep them all

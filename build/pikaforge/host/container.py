@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pikaforge.errors import EngineError
 from pikaforge.host import process, replies
-from pikaforge.host.archives import first_file, tar_size
+from pikaforge.host.archives import first_file, members_of, tar_size
 from pikaforge.host.confinement import (
     CHUNK,
     FACTS_LIMIT,
@@ -22,11 +22,12 @@ from pikaforge.host.confinement import (
     copied,
     owned_by,
     start_of,
+    too_large,
     whole,
 )
 from pikaforge.host.connection import engine_errors, load_sdk, refuse_error
 from pikaforge.host.disk import full_disk_errors
-from pikaforge.host.job import OUTPUT_LIMIT, Executed
+from pikaforge.host.job import OUTPUT_LIMIT, PACKED, Executed, Job
 
 if TYPE_CHECKING:
     from docker import APIClient  # noqa: TID251  # its type
@@ -202,6 +203,26 @@ def unpack(container: Container, folder: str, archive: Path | bytes, *, bare: bo
         container.put_archive(folder, owned_by(owner, stream, end))
 
 
+def fetch_outputs(container: Container, job: Job, into: Path) -> dict[str, Path]:
+    """Copy the outputs of a job that has succeeded into a folder; return them by their paths in the job.
+
+    Raises:
+        OutputError: as for `fetch_file` and `fetch_folder`.
+    """
+    outputs: dict[str, Path] = {}
+    packed: dict[str, tuple[Path, int]] = {}
+    for path in (*job.outputs, *job.facts):
+        outputs[path] = target = into / posixpath.basename(path)
+        limit = FACTS_LIMIT if path in job.facts else job.bounds.file
+        if posixpath.dirname(path) == PACKED:
+            packed[target.name] = target, limit
+        else:
+            fetch_file(container, f"{ROOT}/{path}", target, limit=limit)
+    if packed:
+        fetch_folder(container, f"{ROOT}/{PACKED}", packed)
+    return outputs
+
+
 def fetch_file(container: Container, path: str, target: Path, *, limit: int) -> None:
     """Copy a regular file of a container to `target`.
 
@@ -217,6 +238,37 @@ def fetch_file(container: Container, path: str, target: Path, *, limit: int) -> 
                 raise OutputError(f"{path} is not a regular file", where=where)
             with full_disk_errors(target.parent):
                 copied(content, target, limit, path)
+
+
+def fetch_folder(container: Container, folder: str, targets: Mapping[str, tuple[Path, int]]) -> None:
+    """Copy regular files of a folder of a container, in one request.
+
+    Args:
+        container: running or not.
+        folder: its path. All that is in it is read.
+        targets: where each file goes, and how many bytes it may have at most, by name.
+
+    Raises:
+        OutputError: one is not there, is no regular file, or is too large; or the folder has more than all may have.
+    """
+    where = f"container {container.name}"
+    left = sum(limit for _, limit in targets.values())
+    missing = dict(targets)
+    with sent(container, folder) as stream:
+        for name, size, content in () if stream is None else members_of(stream):
+            left -= size
+            if left < 0:
+                raise too_large(folder, sum(limit for _, limit in targets.values()), where=where)
+            inner = name.partition("/")[2]
+            if inner not in missing:
+                continue
+            if content is None:
+                raise OutputError(f"{folder}/{inner} is not a regular file", where=where)
+            target, limit = missing.pop(inner)
+            with full_disk_errors(target.parent):
+                copied(content, target, limit, f"{folder}/{inner}")
+    for name in missing:
+        raise OutputError(f"the job left no {folder}/{name}", where=where)
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """The container engine: it runs jobs and servers in containers. `images` has its images.
 
 No folder of this machine is mounted, so the engine may be a remote one (`DOCKER_HOST`). All that is made has labels.
-Containers are removed when their block is left. `sweep` removes what killed runs have left.
+Containers are removed when their block is left; those of jobs beside the next work, until `settle`. `sweep` removes
+what killed runs have left.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from pikaforge.cpu import emulation
 from pikaforge.errors import EngineError, HostError
 from pikaforge.host import confinement, engine_socket, machine, memory_watch, podman, replies, sweeping
-from pikaforge.host.confinement import FACTS_LIMIT, NOBODY, USUAL, Bounds
+from pikaforge.host.confinement import NOBODY, USUAL, Bounds
 from pikaforge.host.connection import LABEL, address, brief, engine_errors, engine_full, load_sdk
-from pikaforge.host.container import ROOT, ContainerServer, fetch_file, printed, unpack
+from pikaforge.host.container import ROOT, ContainerServer, fetch_outputs, printed, unpack
+from pikaforge.host.container_inputs import Folders, fill
 from pikaforge.host.disk import LEAST, full_disk_errors, said_in
 from pikaforge.host.images import EngineImages
-from pikaforge.host.job import CannotServe, Input, Job, JobResult, RunningServer, ServerJob, files
+from pikaforge.host.job import CannotServe, Job, JobResult, RunningServer, ServerJob, files
 from pikaforge.host.logs import last_lines
+from pikaforge.host.removals import Removals
 from pikaforge.host.run_id import RunId
 from pikaforge.host.text import ignore
 
@@ -37,8 +40,6 @@ CACHE = "/forge-cache"
 DATA = f"{ROOT}/data"
 ENDING = 60.0
 """Seconds in which a container that was killed must have ended."""
-TOGETHER = 16 << 20
-"""Bytes of the inputs that are sent together, because they are copied in memory."""
 LOCAL = "unix://"
 """Start of DOCKER_HOST for an engine on this machine."""
 
@@ -57,6 +58,7 @@ class DockerEngine(EngineImages):
         self._run_id = RunId.current()
         self._lock = threading.Lock()
         self._running: dict[str, tuple[Container, EngineCalls]] = {}
+        self._removals = Removals()
         self._aborted = False
         self._cpu = ""
         self._reading_limits = threading.Lock()
@@ -137,6 +139,10 @@ class DockerEngine(EngineImages):
         for _, calls in running:
             calls.cut()
 
+    def settle(self) -> None:
+        """Wait until all containers of jobs that have ended are removed."""
+        self._removals.wait()
+
     def _kill(self, container: Container) -> None:
         """Kill a container, from any thread."""
         with contextlib.suppress(Exception):  # it may have ended meanwhile, and the engine may be gone, too
@@ -152,6 +158,7 @@ class DockerEngine(EngineImages):
         limits: Mapping[str, int],
         options: ContainerOptions,
         bounds: Bounds | None = None,
+        later: bool = False,
     ) -> Iterator[Container]:
         """Make a container without starting it. It is removed when the block is left.
 
@@ -159,7 +166,39 @@ class DockerEngine(EngineImages):
             limits: soft and hard ones by name.
             options: what differs from container to container.
             bounds: how much it may use; with them, its root folder is a volume.
+            later: whether nobody waits for its removal, if the block ends without an error.
         """
+        container = self._created(label, image, argv, limits=limits, options=options, bounds=bounds)
+        calls = self._calls()
+        name = str(container.id)
+        with self._lock:
+            self._running[name] = (container, calls)
+            aborted = self._aborted
+        try:
+            if aborted:
+                raise EngineError("interrupted")
+            with engine_errors(where=f"container {container.name}"), calls.closing():
+                yield container
+        except BaseException:
+            later = False
+            raise
+        finally:
+            with self._lock:
+                del self._running[name]
+            removal = partial(self._remove, name)
+            self._removals.begin(removal) if later else removal()
+
+    def _created(
+        self,
+        label: str,
+        image: str,
+        argv: tuple[str, ...],
+        *,
+        limits: Mapping[str, int],
+        options: ContainerOptions,
+        bounds: Bounds | None,
+    ) -> Container:
+        """Make a container; see `_container`."""
         sdk = load_sdk()
         name = f"pikaforge-{label}-{secrets.token_hex(4)}"
         facts = self.facts()
@@ -175,7 +214,7 @@ class DockerEngine(EngineImages):
             argv = podman.limited(argv, limits)
         with engine_errors("the engine could not create a container"):
             try:
-                container = self._client().containers.create(
+                return self._client().containers.create(
                     image,
                     list(argv),
                     name=name,
@@ -188,55 +227,16 @@ class DockerEngine(EngineImages):
                 raise EngineError(
                     f"the image {image} is no longer in the engine", hint="run again: it is made anew"
                 ) from error
-        calls = self._calls()
-        with self._lock:
-            self._running[name] = (container, calls)
-            aborted = self._aborted
-        try:
-            if aborted:
-                raise EngineError("interrupted")
-            with engine_errors(where=f"container {name}"), calls.closing():
-                yield container
-        finally:
-            with self._lock:
-                del self._running[name]
-            with contextlib.suppress(Exception):  # if the engine is gone, the next run removes it
-                container.remove(force=True, v=True)
+
+    def _remove(self, container: str) -> None:
+        """Remove a container, from any thread. If the engine is gone, the next run removes it."""
+        with contextlib.suppress(Exception):
+            self._client().api.remove_container(container, v=True, force=True)
 
     @staticmethod
     def _volume(target: str, name: str | None = None) -> object:
         """Return the mount of a volume; without a name, it is removed with its container."""
         return load_sdk().types.Mount(target=target, source=name, type="volume")
-
-    def _put(self, container: Container, inputs: tuple[Input, ...], *, made: str = "out", only: bool = False) -> None:
-        """Fill the root folder of a container.
-
-        Args:
-            container: was not started yet.
-            inputs: unpacked there.
-            made: a folder that is made, and to which the container's user can write.
-            only: whether the user can write to that folder only, and not to all but the inputs that are sealed.
-        """
-        bare = self.facts().podman
-        open_to = (made,) if only else (made, *(i.folder for i in inputs if not i.sealed))
-        folders = {**{i.folder: 0 for i in inputs}, **dict.fromkeys(open_to, NOBODY)}
-        # As in /tmp, everybody can make files there, and nobody can remove those of root.
-        mode = 0o755 if only else 0o1777
-        small: list[tuple[str, int, confinement.PlainArchive]] = []
-        large: list[tuple[str, int, Path | bytes]] = []
-        left = TOGETHER
-        for item in inputs:
-            owner = NOBODY if item.folder in open_to and not item.sealed else 0
-            plain = confinement.plain(item.archive, left)
-            if plain is None:
-                large.append((item.folder, owner, item.archive))
-            else:
-                small.append((item.folder, owner, plain))
-                left -= plain.size
-        first = confinement.volume_root(ROOT, podman=bare, mode=mode, folders=folders, contents=small)
-        unpack(container, ROOT, first, bare=bare)
-        for folder, owner, archive in large:
-            unpack(container, f"{ROOT}/{folder}", archive, bare=bare, owner=owner)
 
     # ---- jobs and servers
 
@@ -249,11 +249,11 @@ class DockerEngine(EngineImages):
             environment["CCACHE_DIR"] = CACHE
         limits, bounds = self._limits(job.image), job.bounds
         with self._container(
-            job.label, job.image, job.argv, limits=limits, options=options, bounds=bounds
+            job.label, job.image, job.argv, limits=limits, options=options, bounds=bounds, later=True
         ) as container:
-            self._put(container, job.inputs)
+            bare = self.facts().podman
+            fill(container, job.inputs, Folders(made="out"), podman=bare)
             if job.cache:
-                bare = self.facts().podman
                 unpack(container, CACHE, confinement.volume_root(CACHE, podman=bare, owner=NOBODY), bare=bare)
             exceeded = ""
             self._start(container)
@@ -275,13 +275,7 @@ class DockerEngine(EngineImages):
                     self._refuse_full(container, job)
                 result = JobResult(status=status, timed_out=timed_out.is_set(), exceeded=exceeded, memory=used.bytes)
                 return self._explained(container, job, result)
-            outputs = {}
-            for path in (*job.outputs, *job.facts):
-                target = into / Path(path).name
-                limit = FACTS_LIMIT if path in job.facts else bounds.file
-                fetch_file(container, f"{ROOT}/{path}", target, limit=limit)
-                outputs[path] = target
-            return JobResult(status=0, outputs=outputs, memory=used.bytes)
+            return JobResult(status=0, outputs=fetch_outputs(container, job, into), memory=used.bytes)
 
     def _explained(self, container: Container, job: Job, result: JobResult) -> JobResult:
         """Return the result of a job that has failed with the limit that it has met, if any."""
@@ -353,9 +347,9 @@ class DockerEngine(EngineImages):
         with self._container(
             job.label, job.image, argv, limits=limits, options=options, bounds=job.bounds
         ) as container:
-            self._put(container, job.inputs, made="data", only=job.unprivileged)
+            bare = self.facts().podman
+            fill(container, job.inputs, Folders(made="data", only=job.unprivileged), podman=bare)
             if job.kept:
-                bare = self.facts().podman
                 unpack(container, DATA, confinement.volume_root(DATA, podman=bare, owner=NOBODY), bare=bare)
             self._start(container, job)
             server = ContainerServer(container, self._calls(), remote or "127.0.0.1", job.port)

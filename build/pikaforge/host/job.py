@@ -23,6 +23,10 @@ class CannotServe(HostError):
     """The engine cannot run a server with the wanted options; the message says why."""
 
 
+PACKED = "packed"
+"""Folder below the root for outputs that are fetched together: run.sh packs into it, and nothing else is there."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Input:
     """A tar archive, and the folder below the root into which it is unpacked."""
@@ -31,6 +35,9 @@ class Input:
     archive: Path | bytes
     sealed: bool = False
     """Whether a job in a container cannot change it: it belongs to root there."""
+    packed: bool = False
+    """Whether a job in a container unpacks it itself, as its own user: `run.sh` does. That takes less time than the
+    engine's way, and can go on beside other work. It is not sealed, and the archive is plain."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,6 +240,9 @@ class Engine(Protocol):
 
     def abort(self) -> None:
         """End all that this engine runs; for other threads."""
+
+    def settle(self) -> None:
+        """Wait until what jobs have left behind is removed. A run is not over before."""
 
 
 def folders(paths: Iterable[str], *, owned: Mapping[str, int] | None = None) -> bytes:

@@ -102,6 +102,9 @@ class HostEngine:
         for child in children:
             child.kill_group()
 
+    def settle(self) -> None:
+        """Return: the folder of a job is removed at its end."""
+
     @contextmanager
     def _folder(self, label: str, inputs: tuple[Input, ...]) -> Iterator[Path]:
         root = Path(self.root(label))

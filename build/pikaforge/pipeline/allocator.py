@@ -108,8 +108,8 @@ def make(workspace: Workspace, spec: Spec, cell: Cell, image: Result, *, key: st
                 workspace.guest(*kind.scripts),
                 *(Input(folder=folder, archive=source.path) for folder, source in sources),
             ),
-            outputs=("out/prefix.tar", "out/debug.tar"),
-            facts=("out/facts.tar",),
+            outputs=("packed/prefix.tar", "packed/debug.tar"),
+            facts=("packed/facts.tar",),
             log=log,
             cache=cache.name,
             timeout=workspace.bounds.seconds,
@@ -125,10 +125,10 @@ def make(workspace: Workspace, spec: Spec, cell: Cell, image: Result, *, key: st
                 allocator=cell.allocator,
                 family=families.of(spec.images[cell.image].family).recipe,
             ) from None
-        prefix, debug = done.outputs["out/prefix.tar"], done.outputs["out/debug.tar"]
+        prefix, debug = done.outputs["packed/prefix.tar"], done.outputs["packed/debug.tar"]
         members.check(prefix, debug, stage=STAGE_NAME, label=cell.group, log=log)
         try:
-            found = guest_facts(done.outputs["out/facts.tar"])
+            found = guest_facts(done.outputs["packed/facts.tar"])
             facts = _facts(tarballs, found, _libraries(prefix, scratch), epoch=epoch)
         except (OutputError, AuditError) as error:
             raise unreadable(error, stage=STAGE_NAME, label=cell.group, log=log) from error

@@ -133,12 +133,16 @@ def make(
             env=_environment(workspace, spec, cell, epoch=epoch, built=allocator is not None),
             inputs=(
                 workspace.guest(*SCRIPTS),
-                Input(folder="src", archive=source.files["source.tar"]),
+                Input(folder="src", archive=source.files["source.tar"], packed=True),
                 Input(folder="", archive=files({"recipe.sh": workspace.base / spec.product.recipe}), sealed=True),
-                *(() if allocator is None else (Input(folder="allocator", archive=allocator.files["prefix.tar"]),)),
+                *(
+                    ()
+                    if allocator is None
+                    else (Input(folder="allocator", archive=allocator.files["prefix.tar"], packed=True),)
+                ),
             ),
-            outputs=("out/tree.tar", "out/debug.tar"),
-            facts=("out/facts.tar",),
+            outputs=("packed/tree.tar", "packed/debug.tar"),
+            facts=("packed/facts.tar",),
             log=log,
             cache=cache.name,
             timeout=workspace.bounds.seconds,
@@ -149,11 +153,11 @@ def make(
             raise explained(
                 error, MESSAGES, recipe=spec.product.recipe, family=families.of(spec.images[cell.image].family).recipe
             ) from None
-        tree, debug = done.outputs["out/tree.tar"], done.outputs["out/debug.tar"]
+        tree, debug = done.outputs["packed/tree.tar"], done.outputs["packed/debug.tar"]
         members.check(tree, debug, stage=STAGE_NAME, label=cell.group, log=log)
         _check_formats(spec, cell, tree, log)
         try:
-            facts = _facts(guest_facts(done.outputs["out/facts.tar"]))
+            facts = _facts(guest_facts(done.outputs["packed/facts.tar"]))
         except (OutputError, AuditError) as error:
             raise unreadable(error, stage=STAGE_NAME, label=cell.group, log=log) from error
         kept = {"tree.tar": tree, "debug.tar": debug, compiler_cache.FILE: compiler_cache.record(cache, scratch)}

@@ -174,7 +174,8 @@ class Pipeline:
 
     def local_runner(self, events: Events, demand: Callable[[Node], Demand] = demand_of) -> LocalRunner:
         """Return what makes nodes in threads of this process; `demand` says what each needs."""
-        return LocalRunner(self._run_in, self._abort, events, budget_of(self._workspace), demand)
+        shop = self._workspace
+        return LocalRunner(self._run_in, self._abort, events, budget_of(shop), demand, settle=shop.engine.settle)
 
     def execute(
         self,

@@ -103,6 +103,8 @@ class LocalRunner(PoolRunner):
         events: Events,
         budget: Budget,
         demand: Callable[[Node], Demand] = demand_of,
+        *,
+        settle: Callable[[], None],
     ) -> None:
         """Prepare a run.
 
@@ -112,14 +114,25 @@ class LocalRunner(PoolRunner):
             events: of the run.
             budget: what nodes may use together.
             demand: says what a node needs.
+            settle: waits until what nodes have left is removed.
         """
         super().__init__(events, threads=int((budget.cores + budget.beside) / LEAST), name="node")
         self._run = run
         self._abort = abort
+        self._settle = settle
         self._allotter = Allotter(budget, demand)
 
     def _end_nodes(self) -> None:
         self._abort()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """As `PoolRunner`; and wait until what nodes have left is removed."""
+        try:
+            super().__exit__(kind, error, trace)
+        finally:
+            self._settle()
 
     def next(self, ready: Iterable[Node], running: Iterable[Node]) -> list[Node]:
         """Return those that fit into the budget."""

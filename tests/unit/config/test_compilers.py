@@ -261,7 +261,7 @@ def compiled(tmp_path: Path) -> Callable[[Spec, str], dict[str, str]]:
     def run(spec: Spec, cell: str) -> dict[str, str]:
         fake = FakeEngine()
         fake.endings["compile"] = Ending(
-            outputs={"out/tree.tar": tar_of({}), "out/debug.tar": tar_of({}), "out/facts.tar": FACTS}
+            outputs={"packed/tree.tar": tar_of({}), "packed/debug.tar": tar_of({}), "packed/facts.tar": FACTS}
         )
         shop = make_workspace(tmp_path, fake)
         (tmp_path / "source.tar").write_bytes(b"")

@@ -645,7 +645,7 @@ def test_an_interrupt_ends_what_runs_and_starts_nothing_more(pipe: Scripted, pla
     pipe.acts["source:v1.0"] = interrupt
     with pytest.raises(KeyboardInterrupt):
         pipe.execute(plan, Events())
-    assert fake.aborted == 1
+    assert (fake.aborted, fake.settled) == (1, 1)
     assert sorted(pipe.made) == ["image:debian12", "image:tools", "source:v1.0"]
     assert not [t for t in threading.enumerate() if t.name.startswith("node")], "no thread outlives the run"
     with pytest.raises(HostError, match="interrupted"):

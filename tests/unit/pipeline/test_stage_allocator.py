@@ -131,7 +131,7 @@ FACTS = tar_of(
         "facts/macros.txt": "#define __AVX__ 1\n",
     }
 )
-OUTPUTS = {"out/prefix.tar": PREFIX, "out/debug.tar": archive({}), "out/facts.tar": FACTS}
+OUTPUTS = {"packed/prefix.tar": PREFIX, "packed/debug.tar": archive({}), "packed/facts.tar": FACTS}
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ def test_the_job(run: Callable[..., Result], fake: FakeEngine, workspace: Worksp
     }
     assert job.network == "none", "all that it needs it is given"
     assert len(job.cache) == 64, "the cache of these sources"
-    assert (job.outputs, job.facts) == (("out/prefix.tar", "out/debug.tar"), ("out/facts.tar",))
+    assert (job.outputs, job.facts) == (("packed/prefix.tar", "packed/debug.tar"), ("packed/facts.tar",))
     assert job.log == workspace.out / "logs" / GROUP / "allocator.log"
     assert _seen(fake) == {
         **{f"guest/{name}": f"# {name}\n".encode() for name in ("lib.sh", "run.sh", *SCRIPTS)},
@@ -230,7 +230,7 @@ def test_the_result(run: Callable[..., Result], workspace: Workspace) -> None:
     assert workspace.store.get("allocator", KEY) == (result, "")
     files = {name: path.read_bytes() for name, path in result.files.items()}
     assert files.pop("compiler-cache").startswith(b"sha256:")
-    assert files == {"prefix.tar": PREFIX, "debug.tar": OUTPUTS["out/debug.tar"]}
+    assert files == {"prefix.tar": PREFIX, "debug.tar": OUTPUTS["packed/debug.tar"]}
     assert result.identity == hashlib.sha256(PREFIX).hexdigest(), "two with the same libraries are one"
     sources = pinned()
     wanted = {
@@ -425,7 +425,11 @@ def compiled(workspace: Workspace, fake: FakeEngine) -> Callable[[str], Job]:
     """The job that compiles a cell."""
     facts = tar_of({"facts/compiler.txt": "gcc\n", "facts/macros.txt": "#define __AVX__ 1\n"})
     fake.endings["compile"] = Ending(
-        outputs={"out/tree.tar": tar_of({"bin/demo": "x"}), "out/debug.tar": tar_of({}), "out/facts.tar": facts}
+        outputs={
+            "packed/tree.tar": tar_of({"bin/demo": "x"}),
+            "packed/debug.tar": tar_of({}),
+            "packed/facts.tar": facts,
+        }
     )
     files = {name: workspace.base / name for name in ("source.tar", "prefix.tar")}
     for name, path in files.items():

@@ -45,7 +45,7 @@ def run(workspace: Workspace, fake: FakeEngine, tmp_path: Path) -> Run:
     (workspace.base / "recipe.sh").write_text("make\n")
 
     def run(tree: bytes, *formats: str) -> Result:
-        outputs = {"out/tree.tar": tree, "out/debug.tar": archive(), "out/facts.tar": archive()}
+        outputs = {"packed/tree.tar": tree, "packed/debug.tar": archive(), "packed/facts.tar": archive()}
         fake.endings["compile"] = Ending(outputs=outputs)
         spec = make_spec(images__debian12__formats=list(formats))
         given = results()

@@ -135,7 +135,7 @@ def built(workspace: Workspace, fake: FakeEngine, tmp_path: Path) -> Result:
     given.write_bytes(source())
     facts = tar_of({"facts/compiler.txt": "gcc\n"})
     fake.endings["allocator"] = Ending(
-        outputs={"out/prefix.tar": prefix(), "out/debug.tar": tar_of({}), "out/facts.tar": facts}
+        outputs={"packed/prefix.tar": prefix(), "packed/debug.tar": tar_of({}), "packed/facts.tar": facts}
     )
     shop = replace(workspace, given={"bump-alloc": given})
     spec = spec_with()
@@ -208,7 +208,11 @@ def test_a_build_that_fails_is_called_by_its_name(fake: FakeEngine, workspace: W
 def test_the_product_is_compiled_with_it(built: Result, fake: FakeEngine, workspace: Workspace) -> None:
     facts = tar_of({"facts/compiler.txt": "gcc\n"})
     fake.endings["compile"] = Ending(
-        outputs={"out/tree.tar": tar_of({"bin/demo": "x"}), "out/debug.tar": tar_of({}), "out/facts.tar": facts}
+        outputs={
+            "packed/tree.tar": tar_of({"bin/demo": "x"}),
+            "packed/debug.tar": tar_of({}),
+            "packed/facts.tar": facts,
+        }
     )
     path = workspace.base / "source.tar"
     path.write_bytes(tar_of({"a.c": "x"}))

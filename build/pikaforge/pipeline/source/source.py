@@ -272,7 +272,7 @@ class _SourceRun:
                 _source_input(self.pinned, repository, folder),
                 _patch_input(self.sources.downloads, self.wanted, known),
             ),
-            outputs=("out/source.tar",),
+            outputs=("packed/source.tar",),
             facts=("out/facts", "out/epoch"),
             log=self.log,
         )
@@ -280,7 +280,7 @@ class _SourceRun:
         lines = read_facts(done.outputs["out/facts"])
         try:
             return _Patched(
-                tree=done.outputs["out/source.tar"],
+                tree=done.outputs["packed/source.tar"],
                 epoch=int(done.outputs["out/epoch"].read_text(encoding="ascii")),
                 lines=lines,
                 patches=patch_state.read(lines, self.wanted),

@@ -175,13 +175,13 @@ class SubmoduleFiller:
             argv=("sh", "guest/run.sh", "submodules", "source"),
             env={"SOURCE_DATE_EPOCH": str(self.epoch)},
             inputs=tuple(inputs),
-            outputs=("out/source.tar",),
+            outputs=("packed/source.tar",),
             facts=("out/facts",),
             log=self.log,
         )
         failed = "the submodules could not be checked out"
         done = run_job(self.workspace, job, folder, stage=STAGE, label=self.label, failed=failed)
-        return done.outputs["out/source.tar"], links(read_facts(done.outputs["out/facts"]), bases)
+        return done.outputs["packed/source.tar"], links(read_facts(done.outputs["out/facts"]), bases)
 
     def _repository(self, link: Link, url: str) -> Path:
         """Return a repository with a submodule's commit: from the local clone, if that has it, else from its URL."""
