@@ -4,9 +4,10 @@
 
 A patch of one line is added to the series of tests/products/redis, and redis is compiled with `--share-compiler-cache`.
 Then the line is changed, as often as there are rounds. Each time the new source is compiled with the same cache (warm)
-and with none (cold), in turns. Both must leave the same bytes. The best of each counts, of three figures:
+and with none (cold), in turns. Both must leave the same bytes. The best of each counts, of four figures:
 
-- recipe: CPU seconds of the product's recipe with all its compilers, as its shell says them (times);
+- cpu: CPU seconds of the product's recipe with all its compilers, as its shell says them (times);
+- recipe: seconds on the clock of the recipe;
 - stage: seconds on the clock of the stage compile: the container, its scripts, the recipe, the files that go in and
   out, and what is recorded;
 - client: CPU seconds of this tool meanwhile, with the patch series and the source before.
@@ -64,6 +65,7 @@ def patch(product: Path, number: int) -> None:
 class Cost:
     """What a compilation has cost, in seconds."""
 
+    cpu: float
     recipe: float
     stage: float
     client: float
@@ -82,7 +84,12 @@ def compile_it(product: Path, out: Path, model: str, option: str) -> tuple[Cost,
     outcome = done.outcomes[f"compile:{cell.group}"]
     assert outcome.result is not None
     said = (out / "logs" / cell.group / "compile.log").read_text(encoding="utf-8", errors="replace")
-    cost = Cost(recipe=children_seconds(said), stage=outcome.seconds, client=time.process_time() - began)
+    cost = Cost(
+        cpu=children_seconds(said),
+        recipe=clock_seconds(said),
+        stage=outcome.seconds,
+        client=time.process_time() - began,
+    )
     return cost, tuple(sha256(outcome.result.files[name]) for name in ("tree.tar", "debug.tar"))
 
 
@@ -91,6 +98,12 @@ def children_seconds(log: str) -> float:
     found = re.findall(r"^(\d+)m(\d+\.\d+)s (\d+)m(\d+\.\d+)s$", log, re.MULTILINE)
     user_minutes, user, system_minutes, system = map(float, found[-1])
     return 60 * (user_minutes + system_minutes) + user + system
+
+
+def clock_seconds(log: str) -> float:
+    """Return the seconds between the two times that the recipe has printed."""
+    began, ended = (float(found) for found in re.findall(r"^clock (\d+\.\d+)$", log, re.MULTILINE))
+    return ended - began
 
 
 def compared(product: Path, out: Path, model: str, rounds: int) -> tuple[list[Cost], list[Cost]]:
@@ -142,10 +155,11 @@ def main() -> None:
         shutil.copytree(PRODUCT, product, ignore=shutil.ignore_patterns("sources.lock", "download.*"))
         with (product / "series.yaml").open("a", encoding="utf-8") as series:
             series.write("  - file: change.patch\n")
-        edit(product / "recipe.sh", "mkdir -p", "times\nmkdir -p")
+        edit(product / "recipe.sh", "set -eu\n", "set -eu\ndate +'clock %s.%N'\n")
+        edit(product / "recipe.sh", "mkdir -p", "date +'clock %s.%N'\ntimes\nmkdir -p")
         patch(product, os.getpid())  # a source that no run before has compiled
         first, _ = compile_it(product, out, given.model, SHARED)
-        print(f"the first one: recipe {first.recipe:.1f} s, stage {first.stage:.1f} s, client {first.client:.1f} s")
+        print(f"the first one: recipe {first.recipe:.1f} s, stage {first.stage:.1f} s")
         warm, cold = compared(product, out, given.model, given.rounds)
         for name in Cost.__slots__:
             least, most = (min(getattr(each, name) for each in costs) for costs in (warm, cold))

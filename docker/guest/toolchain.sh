@@ -158,7 +158,7 @@ configure_ccache() {
     # Not in the folder of the cache, nor in one that others can write to: hashes of files by their inodes are kept
     # there, and mean nothing in another job. They save a third of the time of a hit. ccache before 4.7 does not keep
     # its hands off files that have just been written.
-    CCACHE_TEMPDIR=$wrap/.ccache
+    CCACHE_TEMPDIR=$PIKAFORGE_ROOT/wrap/.ccache
     export CCACHE_TEMPDIR
     case $(ccache --version | sed -n '1s/^ccache version //p') in
         4.[7-9]* | 4.[1-9][0-9]* | [5-9].*) export CCACHE_INODECACHE=1 ;;

@@ -205,6 +205,8 @@ def test_a_configuration_in_the_cache_is_not_obeyed(
         "CCACHE_COMPILERCHECK=content",
         "CCACHE_CONFIGPATH=/forge/guest/ccache.conf",
         "CCACHE_DIR=/forge-cache",
+        "CCACHE_INODECACHE=1",
+        "CCACHE_TEMPDIR=/forge/wrap/.ccache",
     ]
     assert "honest" in lines
     assert any(line.endswith("prefix_command = ") for line in lines), lines

@@ -74,7 +74,9 @@ def test_a_file_that_cannot_be_written_does_not_hold_the_container(there: StandI
 
 def test_control_a_file_that_can_be_written(there: StandInEngine, tmp_path: Path) -> None:
     there.ended.set()
-    done = within(LIMIT, lambda: DockerEngine().run(job(tmp_path / "log", outputs=("out/result",)), tmp_path))
+    engine = DockerEngine()
+    done = within(LIMIT, lambda: engine.run(job(tmp_path / "log", outputs=("out/result",)), tmp_path))
+    engine.settle()
     assert (done.status, (tmp_path / "result").stat().st_size) == (0, FILE)
     assert (tmp_path / "log").read_bytes() == b"begun\n"
     assert there.removed.is_set()
@@ -211,6 +213,7 @@ def test_abort_ends_what_waits(
     def run() -> None:
         threading.Thread(target=abort, daemon=True).start()
         engine.run(job(log), tmp_path)
+        engine.settle()
 
     if deaf:
         with pytest.raises(HostError, match="silent"):
@@ -293,7 +296,7 @@ def test_a_job_that_fails_because_of_the_engines_disk(
     else:
         said = SAID
         there.refused = {"PUT /containers/c1/archive": (500, SAID)}
-        monkeypatch.setattr(DockerEngine, "_put", lambda *_, **__: None)  # by then, there still was room
+        monkeypatch.setattr(docker, "fill", lambda *_, **__: None)  # by then, there still was room
     error = failing(DockerEngine(), job(tmp_path / "log"), tmp_path)
     also = ", or of the job's memory" if how == "printed" else ""
     assert error.message == f"no space left in /data/engine of the container engine{also}: {said}"
