@@ -422,6 +422,7 @@ def test_podman_without_root(
         )
         assert here.run(job, tmp_path).status == 7
         assert job.log.read_text() == "/forge\n"
+        here.settle()
         assert here.remove_cache(volume_of("test"))
 
 
