@@ -143,6 +143,7 @@ def caches(engine_here: DockerEngine) -> Iterator[tuple[str, str]]:
     made = (secrets.token_hex(32), secrets.token_hex(32))
     yield made
     for cache in made:
+        engine_here.settle()
         engine_here.remove_cache(volume_of(cache))
 
 
