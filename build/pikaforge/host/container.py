@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 ROOT = "/forge"
 TRIES, PAUSE = 50, 0.1
 """How often, and after how many seconds, the engine is asked again how a command has ended."""
+MEMBERS = 1000
+"""Files of a folder that is read: a job may have made any number of empty ones."""
 RUNNING = "running"
 """The state of a container that runs."""
 
@@ -249,13 +251,16 @@ def fetch_folder(container: Container, folder: str, targets: Mapping[str, tuple[
         targets: where each file goes, and how many bytes it may have at most, by name.
 
     Raises:
-        OutputError: one is not there, is no regular file, or is too large; or the folder has more than all may have.
+        OutputError: one is not there, is no regular file, or is too large; or the folder has more than all may have, or
+            more than `MEMBERS` files.
     """
     where = f"container {container.name}"
     left = sum(limit for _, limit in targets.values())
     missing = dict(targets)
     with sent(container, folder) as stream:
-        for name, size, content in () if stream is None else members_of(stream):
+        for number, (name, size, content) in enumerate(() if stream is None else members_of(stream)):
+            if number > MEMBERS:
+                raise OutputError(f"{folder} has more than {MEMBERS} files", where=where)
             left -= size
             if left < 0:
                 raise too_large(folder, sum(limit for _, limit in targets.values()), where=where)

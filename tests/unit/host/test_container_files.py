@@ -176,6 +176,7 @@ def test_outputs_that_are_packed_come_together(sends: dict[str, bytes], tmp_path
         ((("tree.tar", b"t" * 101),), "/forge/packed is larger than 100 bytes"),
         ((("more", b"t" * 60), ("tree.tar", b"t" * 60)), "/forge/packed is larger than 100 bytes"),
         ((("tree.tar", b"t" * 60), ("more", b"t" * 60)), "/forge/packed is larger than 100 bytes"),
+        (tuple((f"empty{number}", b"") for number in range(1001)), "/forge/packed has more than 1000 files"),
     ],
 )
 def test_outputs_that_cannot_be_taken(
