@@ -93,6 +93,10 @@ def listed(folder: Path) -> Sums:
         HostError: it cannot be read.
     """
     path = folder / SUMS
+    if path.exists() and not path.is_file():  # a reader of a pipe would wait for ever
+        raise HostError(
+            f"{path} is not a file", hint="it is in the way: move it away, and the next build writes the file"
+        )
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     except FileNotFoundError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from unit.dist_folders import cell, write_dist
 
 from pikaforge.attest.describe import SUMS
+from pikaforge.errors import HostError
 from pikaforge.pipeline.dist_before import Before
 from pikaforge.pipeline.dist_folder import descriptions, listed, write_sums
 
@@ -117,6 +119,15 @@ def test_digests_that_are_lost(how: str, folder: Path) -> None:
     assert build(folder) == said[1:], "until that is done"
     write_sums(folder, every)
     assert build(folder) == []
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_what_is_no_file_is_said(make: Callable[[Path], None], folder: Path) -> None:
+    path = folder / SUMS
+    path.unlink()
+    make(path)
+    with pytest.raises(HostError, match="SHA256SUMS is not a file"):
+        build(folder)
 
 
 def test_line_ends_of_another_system_lose_nothing(folder: Path) -> None:
