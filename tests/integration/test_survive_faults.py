@@ -11,23 +11,30 @@ import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import thorough
 from faults import attempt, fault, started_again
-from integration.test_survive_power import FILES, KEY, root_at, served, store_result
+from integration.test_survive_power import FILES, KEY, root_at, served, stocked, store_result, sums_are_right
 from publishing import Shelf
-from survival import seed_of
+from survival import TRACE, digests, seed_of
 
+from pikaforge.cli.main import main
+from pikaforge.errors import HostError
 from pikaforge.host.durable import write_atomically
 from pikaforge.host.leftovers import sweep
 from pikaforge.host.lockfile import Lock
 from pikaforge.host.store import Store
 from pikaforge.host.store_upkeep import prune
 
+if TYPE_CHECKING:
+    from conftest import Project
+
+__all__ = ["stocked"]  # a fixture
 WAYS = ((errno.EIO, False), (errno.ENOSPC, False), (errno.EDQUOT, False), (errno.EROFS, True))
 """Errors, and whether all later calls fail, too."""
-SOME = 6
+SOME = 3
 """Calls of what takes long to be done again, for each error in a plain run."""
 Case = tuple[Path, str, Exception | None]
 
@@ -202,3 +209,31 @@ def test_readers_find_whole_generations_and_the_next_publisher_heals(
         root_at(top / "root", shelf).publish(items["3.0"])
         assert served(top / "root") == "v3.0", case
         assert [path for path in left(top) if ".generations" not in Path(path).name] == [], case
+
+
+@pytest.mark.engine
+@pytest.mark.long(60)
+def test_the_next_build_heals_dist(
+    stocked: Project, failing: Failing, chance: random.Random, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All results are there, so that a build only writes dist/. The error has the folder, and never a traceback."""
+
+    def setup(top: Path) -> None:
+        stocked.dist = top / "dist"
+
+    def work(top: Path) -> None:
+        status = main(stocked.arguments("build", "R620", "--quiet"))
+        said = "".join(capsys.readouterr())
+        assert status in (0, 3), said
+        assert TRACE not in said
+        if status:
+            raise HostError(said)
+
+    whole: dict[str, str] = {}
+    for top, case, _ in failing.each(setup, work, some=chance):
+        work(top)
+        whole = whole or digests(stocked.dist)
+        assert digests(stocked.dist) == whole, case
+        sums_are_right(stocked.dist / "debian12")
+        assert left(stocked.dist) == [], case
+    assert len(whole) > 5
