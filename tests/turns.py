@@ -79,6 +79,8 @@ PARTS: Mapping[str, int] = {
     "test_survive_full": 120,
     "test_survive_power": 80,
     "test_survive_network": 70,
+    "test_survive_faults::*dist*": 60,
+    "test_full_disk::test_images_on_*": 30,
     "test_survive_clock": 60,
     "test_survive_users": 100,
     "test_farm": 240,

@@ -18,9 +18,10 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import docker
 import pytest
 from integration.builds import STAGES
 from integration.conftest import make_tiny, pin_images
@@ -124,6 +125,67 @@ def test_the_engines_own_disk(own: OwnEngine, there: DockerEngine, tmp_path: Pat
         there.import_tar(tmp_path / "large.tar", "pikaforge-test/large:1", {})
     filler.unlink()
     assert ended_well(outcome(there, job(tmp_path, "echo more"), tmp_path))
+
+
+DOCKERFILE = f"""
+FROM {IMAGE} AS build
+RUN dd if=/dev/zero of=/first bs={MIB} count=3
+COPY large /large
+ARG SAID=
+RUN if [ "$SAID" ]; then echo "$SAID" >&2; exit 100; fi; dd if=/dev/zero of=/second bs={MIB} count=3
+"""
+LARGE = b"large" * (MIB // 2)
+
+
+def test_images_on_a_disk_that_gets_full_at_any_step(own: OwnEngine, there: DockerEngine, tmp_path: Path) -> None:
+    """The context, each step, and what is kept of it: the disk is named, no part of an image has the name, and the next
+    run goes on to the same files."""
+    context = files({"Dockerfile": DOCKERFILE.encode(), "large": LARGE})
+    tag, log, failed, room = "pikaforge-test/steps:1", tmp_path / "log", 0, 0
+    options: dict[str, Any] = {"context": context, "target": "build", "tag": tag, "labels": {}, "log": log}
+    with pytest.raises(FullDiskError, match="You don't have enough free space in /var/cache/apt/archives"):
+        said = "E: You don't have enough free space in /var/cache/apt/archives/."
+        there.build(args={"SAID": said}, **options)
+    while True:
+        _forget(there)
+        filler = fill(own.folder, leave=room)
+        try:
+            made = there.build(args={}, **options)
+        except FullDiskError as error:
+            assert f"{own.folder}/data of the container engine: " in error.message
+            failed += 1
+        else:
+            assert made is not None, log.read_text()
+            break
+        finally:
+            filler.unlink()
+        assert there._client().api.containers(all=True) == []
+        assert there.image(tag) is None
+        assert there.build(args={}, **options) is not None
+        assert _sums(there, tag, tmp_path) == (3 * MIB, LARGE, 3 * MIB)
+        room += MIB
+    assert failed > 5
+    _forget(there)
+
+
+def _forget(engine: DockerEngine) -> None:
+    """Remove all images but the first one, with what failed builds have left of them."""
+    api: Any = engine._client().api
+    with suppress(docker.errors.NotFound):
+        api.remove_image("pikaforge-test/steps:1", force=True)
+    api.prune_images(filters={"dangling": True})
+    api.prune_builds()
+
+
+def _sums(engine: DockerEngine, tag: str, folder: Path) -> tuple[int, bytes, int]:
+    """What the image holds: two sizes, and the bytes of a file."""
+    outputs = ("first", "large", "second")
+    script = " && ".join(f"dd if=/{name} of=out/{name} bs={MIB} 2>/dev/null" for name in outputs)
+    into = Path(tempfile.mkdtemp(dir=folder))
+    wanted = tuple(f"out/{name}" for name in outputs)
+    done = engine.run(job(folder, script, image=tag, outputs=wanted), into)
+    first, large, second = (done.outputs[name] for name in wanted)
+    return first.stat().st_size, large.read_bytes(), second.stat().st_size
 
 
 @pytest.fixture

@@ -8,11 +8,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import signal
 import sys
 import time
 from collections.abc import Iterator
 from types import FrameType
+from typing import TextIO
 
 from pikaforge.errors import SIGNAL_BASE
 from pikaforge.host import interrupts
@@ -68,7 +70,16 @@ def interrupting() -> Iterator[None]:
 
 def reader_is_gone(error: OSError) -> bool:
     """Return whether an error is that of a standard stream whose terminal or reader is gone."""
-    return error.errno in GONE and error.filename is None
+    # A disk that fails has EIO, too, and so has a connection that ends EPIPE.
+    return error.errno in GONE and error.filename is None and any(map(_is_gone, (sys.stdout, sys.stderr)))
+
+
+def _is_gone(stream: TextIO) -> bool:
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or none at all
+        watched = select.poll()
+        watched.register(stream.fileno(), 0)
+        return any(events & (select.POLLERR | select.POLLHUP) for _, events in watched.poll(0))
+    return False
 
 
 def drop_streams() -> None:

@@ -20,8 +20,15 @@ from pikaforge.errors import FullDiskError
 from pikaforge.host.text import one_line
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-SAID = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
-"""The system's words for these, as programs and engines print them."""
+SAID = re.compile(
+    r"no space left on device|disk quota exceeded"
+    r"|you don't have enough free space in "
+    r"|needs \d+(?:[KMG]?B| inodes)?(?: more (?:space|inodes))? on the \S+ filesystem"
+    r"|at least \d+[KMG]?B more space needed on the \S+ filesystem",
+    re.IGNORECASE,
+)
+"""The system's words for these, as programs and engines print them; those of apt, rpm, and dnf, which look before they
+write."""
 ELSEWHERE = re.compile(r"\s*remote:")
 """Begin of a line in which git repeats what a server says: it is the server's disk."""
 LEAST = 1 << 20
@@ -89,17 +96,17 @@ def full_disk(error: OSError, *folders: Path) -> FullDiskError:
     if named:
         path = Path(named)
         folder = path if path.is_dir() else path.parent
-        folder = _lasting(folder)
+        folder = lasting(folder)
     else:
         places = [*folders, Path(tempfile.gettempdir())]
-        folder = _lasting(next(filter(has_no_room, places), places[0]))
+        folder = lasting(next(filter(has_no_room, places), places[0]))
         if not folders and not has_no_room(folder):
             return FullDiskError("no space left on the disk", hint=HINT)
     quota = ": the disk quota is used up" if error.errno == errno.EDQUOT else ""
     return FullDiskError(f"no space left in {folder}{quota}", where=named, hint=HINT)
 
 
-def _lasting(folder: Path) -> Path:
+def lasting(folder: Path) -> Path:
     """Return the folder in which a folder is that is removed at the end: such a one has a dot before its name."""
     return next((place for place in (folder, *folder.parents) if not place.name.startswith(".")), folder)
 
@@ -127,6 +134,11 @@ def said_in(lines: Iterable[str]) -> str:
     """Return the last line in which a program says that a disk is full; "" if there is none."""
     found = [line for line in lines if SAID.search(line) and not ELSEWHERE.match(line)]
     return one_line(found[-1].strip())[:300] if found else ""
+
+
+def who_has_no_room(*folders: Path) -> Path:
+    """Return the folder that has no room, by its lasting name; the last one, where a program has made room again."""
+    return lasting(next(filter(has_no_room, folders), folders[-1]))
 
 
 def refuse_full(*folders: Path) -> None:

@@ -49,12 +49,15 @@ def of_another(path: Path) -> str:
 
 
 def refuse_unwritable(*folders: Path) -> None:
-    """Refuse folders that are there and cannot be written: better before hours of work than after.
+    """Refuse folders that cannot be written, and what is in the place of one: better before hours of work than after.
 
     Raises:
         HostError: it says which, and whose it is.
     """
     for folder in folders:
+        if not folder.is_dir() and os.path.lexists(folder):
+            what = "a link that leads to no folder" if folder.is_symlink() else "not a folder"
+            raise HostError(f"{folder} is {what}", hint="move it away, or name another folder: --out, --dist")
         if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
             raise HostError(
                 f"{folder} cannot be written{of_another(folder)}",

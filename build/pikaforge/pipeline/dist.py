@@ -121,6 +121,7 @@ class _DistWriter:
             artifacts[cell.id] = tuple(records)
         for folder, sums in folders.items():
             self._seal(folder, sums)
+        self.before.look_for_others({cell.id for cell in self.done.plan.cells})
         made = report.merge(
             self.spec,
             self.done,
@@ -189,8 +190,8 @@ class _DistWriter:
 
     def _seal(self, folder: Path, sums: dict[str, str]) -> None:
         """Write the sums of a folder, and signatures of all that is in it."""
-        self.before.compare_sums(folder, sums, self.made)
-        write_sums(folder, sums)
+        lost = self.before.compare_sums(folder, sums, self.made)
+        write_sums(folder, {**sums, **lost})
         for name in (*sums, SUMS):
             self.before.drop_damaged_signature(folder / name)  # gpg takes some that are
             if self.signer is not None:

@@ -14,8 +14,8 @@ from pikaforge.formats.format import of
 from pikaforge.host.durable import has, write_atomically
 from pikaforge.host.store import Result, sha256
 
-LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
-"""A line of SHA256SUMS."""
+LINE = re.compile(r"([0-9a-f]{64})  ([^\s./\x00-\x1f\x7f][^/\x00-\x1f\x7f]*)")
+"""A line of SHA256SUMS. No name leads out of the folder, or has what a terminal obeys."""
 
 
 def unsaid(_path: Path) -> None:
@@ -83,7 +83,7 @@ class Sums:
     digests: Mapping[str, str]
     """By file name."""
     damaged: bool = False
-    """Whether it has lines that say nothing."""
+    """Whether it has lines that say nothing, or speak of one file again."""
 
 
 def listed(folder: Path) -> Sums:
@@ -93,6 +93,10 @@ def listed(folder: Path) -> Sums:
         HostError: it cannot be read.
     """
     path = folder / SUMS
+    if path.exists() and not path.is_file():  # a reader of a pipe would wait for ever
+        raise HostError(
+            f"{path} is not a file", hint="it is in the way: move it away, and the next build writes the file"
+        )
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     except FileNotFoundError:
@@ -101,7 +105,7 @@ def listed(folder: Path) -> Sums:
         raise HostError(f"cannot read {path}: {error.strerror}") from error
     found = [LINE.fullmatch(line) for line in lines[:-1]]
     digests = {match[2]: match[1] for match in found if match}
-    return Sums(digests=digests, damaged=not all(found) or bool(lines[-1]))
+    return Sums(digests=digests, damaged=len(digests) < len(found) or bool(lines[-1]))
 
 
 def write_sums(folder: Path, digests: Mapping[str, str]) -> None:

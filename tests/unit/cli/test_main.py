@@ -564,6 +564,10 @@ def test_a_terminal_that_goes_ends_the_run(run: Run, monkeypatch: pytest.MonkeyP
     dropped: list[bool] = []
     monkeypatch.setattr(signals, "drop_streams", lambda: dropped.append(True))
     _verb_that_raises(monkeypatch, error)
+    status, _, said = run("matrix")
+    assert (status, dropped) == (3, []), "a disk or a connection has failed, and somebody still reads"
+    assert f"error: {error.strerror}" in said
+    monkeypatch.setattr(signals, "_is_gone", lambda stream: True)
     assert run("matrix")[0] == 129
     assert dropped == [True]
 

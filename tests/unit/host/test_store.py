@@ -18,6 +18,7 @@ from pikaforge.host.durable import write_atomically
 from pikaforge.host.hashing import digest
 from pikaforge.host.run_id import RunId
 from pikaforge.host.store import RECORD, Result, Store, sha256
+from pikaforge.host.store_folders import refuse_unwritable
 
 KEY = "0123456789abcdef0123456789abcdef"
 
@@ -385,3 +386,17 @@ class TestMaking:
             pytest.raises(HostError, match="interrupted"),
         ):
             pool.submit(wait).result(30)
+
+
+def test_what_is_in_the_place_of_a_folder_is_refused(tmp_path: Path) -> None:
+    """Before any work is done, and not when its result is to be written."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder")
+    refuse_unwritable(tmp_path / "absent", tmp_path / "folder", tmp_path / "link")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "lost").symlink_to("nowhere")
+    for name, what in (("file", "not a folder"), ("lost", "a link that leads to no folder")):
+        with pytest.raises(HostError) as caught:
+            refuse_unwritable(tmp_path / name)
+        assert caught.value.message == f"{tmp_path / name} is {what}"
+        assert caught.value.hint == "move it away, or name another folder: --out, --dist"

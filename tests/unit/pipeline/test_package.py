@@ -446,7 +446,8 @@ def test_sums_that_cannot_be_read_are_no_reason_to_forget_them(tmp_path: Path) -
     (tmp_path / "SHA256SUMS").mkdir()
     with pytest.raises(HostError) as caught:
         write_sums(tmp_path, {"a": "1" * 64})
-    assert refusal(caught) == (f"cannot read {tmp_path}/SHA256SUMS: Is a directory", "", "")
+    advice = "it is in the way: move it away, and the next build writes the file"
+    assert refusal(caught) == (f"{tmp_path}/SHA256SUMS is not a file", "", advice)
 
 
 @pytest.mark.parametrize("make", [lambda p: p.write_text("x"), lambda p: None])

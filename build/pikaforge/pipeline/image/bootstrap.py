@@ -6,11 +6,14 @@ the same packages give the same bytes (reproducible-builds.org, mmdebstrap(1)).
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
-from pikaforge.errors import UnreachableError
+from pikaforge.errors import FullDiskError, UnreachableError
 from pikaforge.host import offline, process
+from pikaforge.host.disk import lasting, who_has_no_room
+from pikaforge.host.leftovers import temporary_folder
 
 TIMEOUT = 1800.0
 SHOWN_WITHIN = 30.0
@@ -46,11 +49,23 @@ def root_tar(suite: str, target: Path, *, mirror: str | None, log: Path) -> None
 
     Raises:
         HostError: mmdebstrap is missing, or its mirror cannot be reached.
+        FullDiskError: there is no room for the archive, or for the files in TMPDIR from which it is made.
     """
     offline.refuse(f"the base image {suite}, which is made from the distribution's packages,")
     tool = process.require("mmdebstrap", hint=HINT)
-    argv = [tool, "--variant=minbase", "--format=tar", suite, str(target), *([mirror] if mirror else [])]
-    done = process.run(argv, env=process.environment({"SOURCE_DATE_EPOCH": "0"}), timeout=TIMEOUT)
+    argv = [*_alone(), tool, "--variant=minbase", "--format=tar", suite, str(target), *([mirror] if mirror else [])]
+    # If this run is killed, the folder is removed by a later one; what mmdebstrap makes in TMPDIR would stay.
+    with temporary_folder("base") as folder:
+        folder.chmod(0o711)  # apt fetches as another user
+        env = process.environment({"SOURCE_DATE_EPOCH": "0", "TMPDIR": str(folder)})
+        try:
+            done = process.run(argv, env=env, timeout=TIMEOUT)
+        except FullDiskError as error:
+            temporary, out = folder.parent, lasting(target.parent)
+            raise FullDiskError(
+                f"no space left in {who_has_no_room(out, temporary)} for the base image {suite}",
+                hint=f"while it is made, its files are in {temporary} (TMPDIR), and its archive in {out}\n{error.hint}",
+            ) from error
     with log.open("ab") as stream:
         stream.write(done.stdout + done.stderr)
     if done.status != 0:
@@ -60,3 +75,15 @@ def root_tar(suite: str, target: Path, *, mirror: str | None, log: Path) -> None
             where=str(log),
             hint="is the distribution's package mirror reachable? `mirror` of the image entry names another",
         )
+
+
+def _alone() -> list[str]:
+    """Return the begin of the command line of a program whose mounts end with it, also if it is killed.
+
+    As root, mmdebstrap mounts /proc, /sys and others below its folder. Killed, it leaves them to the machine.
+    """
+    unshare = process.find("unshare")
+    if os.geteuid() != 0 or unshare is None:
+        return []
+    argv = [unshare, "--mount", "--"]
+    return argv if process.run([*argv, "true"], timeout=SHOWN_WITHIN).status == 0 else []
