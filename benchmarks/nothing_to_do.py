@@ -23,6 +23,9 @@ TOOL = HERE / ".nox" / "tool" / "bin" / "python"
 RATIO, OWN, PLAN = 2.0, 0.25, 0.6
 """Limits: of the build to `nox -l`, in CPU and in wall time; CPU seconds of the tool's own part; of a plan of all,
 whether it is a kept one or is computed."""
+COMPLETION = 0.2
+"""Likewise, CPU seconds of bash for the names at a TAB, where the list of names is there."""
+COMPLETE = 'eval "$1"; _pikaforge_selector "$2"'
 ANSWERS = HERE / "out" / "answers"
 
 
@@ -54,6 +57,17 @@ class Series:
         return f"{self.name:<28} {min(self.cpu):6.3f} s CPU {min(self.wall):7.3f} s"
 
 
+def completions() -> list[Series]:
+    """Return completions of a model and of a cell in bash; none without shtab (the extra `shell`)."""
+    argv = [str(TOOL), "-m", "pikaforge", "completion", "bash"]
+    done = subprocess.run(argv, cwd=HERE, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        print(f"completion is not measured: {done.stderr.strip()}")
+        return []
+    words = {"completion of a model": "R6", "completion of a cell": "R620-"}
+    return [Series(name, ["bash", "-c", COMPLETE, "bash", done.stdout, word]) for name, word in words.items()]
+
+
 def main() -> int:
     """Run all commands in turns, and print a line for each."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -79,13 +93,21 @@ def main() -> int:
     for _ in range(given.rounds):  # at the end, because it removes the answers of the others
         for series in (listed, computed):
             series.run()
-    for series in (listed, built, own, planned, computed):
+    completed = completions()
+    for series in completed:
+        series.run()  # makes the list of names, if that is not there
+        series.cpu.clear()
+        series.wall.clear()
+        for _ in range(given.rounds):
+            series.run()
+    for series in (listed, built, own, planned, computed, *completed):
         print(series.line())
     cpu, wall = min(built.cpu) / min(listed.cpu), min(built.wall) / min(listed.wall)
     print(f"the build is {cpu:.2f} times nox -l in CPU, {wall:.2f} times in wall time")
     print(f"the computed plan is {min(computed.cpu) / min(listed.cpu):.2f} times nox -l in CPU")
     plans = max(min(planned.cpu), min(computed.cpu))
     good = max(cpu, wall) <= RATIO and min(own.cpu) <= OWN and plans <= PLAN
+    good = good and all(min(series.cpu) <= COMPLETION for series in completed)
     return 0 if good else 1
 
 

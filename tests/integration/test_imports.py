@@ -54,6 +54,7 @@ def test_importing_the_command_line_is_cheap() -> None:
     [
         ["--help"],
         ["build", "--help"],
+        ["doctor", "--help"],
         ["matrix", "--format", "json"],
         ["matrix", "--format", "github"],
         ["plan", "R620", "--json", "--os", "el8"],
@@ -66,6 +67,7 @@ def test_looking_imports_nothing_for_working(tmp_path: Path, argv: list[str]) ->
     assert status in (0, 2)  # 2: some cells of `all` cannot be built
     assert _heavy(modules) == set()
     assert "archspec" in modules or "--help" in argv
+    assert "--help" not in argv or not {"pydantic", "yaml", "pikaforge.config.schema"} & modules
 
 
 def test_the_docker_folder_is_not_taken_for_the_sdk(tmp_path: Path) -> None:

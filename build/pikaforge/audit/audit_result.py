@@ -70,7 +70,7 @@ def material(rules: Rules, *, target: str, flags_used: Sequence[str], today: dat
     return {
         "revision": REVISION,
         "decoder": library_version("iced-x86"),
-        "tables": {name: hashing.file_digest(features.FOLDER / name) for name in features.TABLES},
+        "tables": hashing.files_digest(features.FOLDER, features.TABLES),
         "baseline": rules.distribution.baseline if rules.distribution is not None else "",
         "target": target,
         "flags": list(flags_used),

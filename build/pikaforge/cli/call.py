@@ -6,13 +6,16 @@ import errno
 import importlib
 import traceback
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from pikaforge.cli import signals
 from pikaforge.cli.arguments import parser
-from pikaforge.cli.context import Context
 from pikaforge.cli.verbs import VERBS
 from pikaforge.errors import ForgeError, HostError, InterruptionError
 from pikaforge.host.disk import full_disk, is_full
+
+if TYPE_CHECKING:
+    from pikaforge.cli.context import Context
 
 
 def _verb(name: str) -> Callable[[Context], int]:
@@ -39,6 +42,8 @@ def call(argv: Sequence[str]) -> int:
     from pikaforge.cli import output  # noqa: PLC0415
 
     arguments = parser().parse_args(argv)
+    from pikaforge.cli.context import Context  # noqa: PLC0415  # help has ended before, and needs no models
+
     try:
         with signals.interrupting():
             return _verb(arguments.verb)(Context(arguments, argv))

@@ -90,16 +90,21 @@ def _file_digest(path: str, _changed: tuple[int, int]) -> str:
 
 _seen: ContextVar[dict[str, str] | None] = ContextVar("_seen", default=None)
 """The digests of the files that a block of `looking_once` has looked at."""
+_seen_together: ContextVar[dict[tuple[str, tuple[str, ...]], dict[str, str]] | None] = ContextVar(
+    "_seen_together", default=None
+)
+"""Likewise of files that were asked for together: many nodes ask for the same ones."""
 
 
 @contextmanager
 def looking_once() -> Iterator[None]:
     """Look at each file once while the block runs: for keys of many nodes at one moment, of which nothing is made."""
-    token = _seen.set({})
+    token, together = _seen.set({}), _seen_together.set({})
     try:
         yield
     finally:
         _seen.reset(token)
+        _seen_together.reset(together)
 
 
 def file_digest(path: Path | str) -> str:
@@ -120,7 +125,14 @@ def _digest_now(path: Path | str) -> str:
 
 def files_digest(root: Path, names: Iterable[str]) -> dict[str, str]:
     """Return the digests of files below `root`, by name."""
-    return {name: file_digest(f"{root}/{name}") for name in sorted(names)}
+    place = (str(root), tuple(sorted(names)))
+    together = _seen_together.get()
+    found = together.get(place) if together is not None else None
+    if found is None:
+        found = {name: file_digest(f"{root}/{name}") for name in place[1]}
+        if together is not None:
+            together[place] = found
+    return dict(found)
 
 
 def tree_digest(folder: Path) -> str:

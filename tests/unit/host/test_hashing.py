@@ -88,6 +88,18 @@ def test_files_digest_is_by_name(tmp_path: Path) -> None:
         hashing.files_digest(tmp_path, ["c"])
 
 
+def test_files_that_were_looked_at_together_are_looked_at_again_after_the_block(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("1")
+    with hashing.looking_once():
+        first = hashing.files_digest(tmp_path, ["a"])
+        first["b"] = ""  # whoever changes what was returned changes no key of another node
+        (tmp_path / "a").write_text("another")
+        assert hashing.files_digest(tmp_path, ["a"]) == {"a": hashing.digest("1")}
+    assert hashing.files_digest(tmp_path, ["a"]) == {"a": hashing.digest("another")}
+    with hashing.looking_once():
+        assert hashing.files_digest(tmp_path, ["a"]) == {"a": hashing.digest("another")}
+
+
 def _tree(folder: Path) -> Path:
     (folder / "sub").mkdir(parents=True)
     (folder / "one").write_text("1")
