@@ -73,8 +73,14 @@ def opened(
         return None
     known = None if scheme == "file" else credentials(NAME, url, environ)
     kind = _kind(scheme)
+    write = mode == "write" or (mode == "" and found.write)
     settings = ObjectStoreSettings(
-        url=url, endpoint=found.endpoint or "", timeout=float(found.timeout), credentials=known, environ=environ
+        url=url,
+        endpoint=found.endpoint or "",
+        timeout=float(found.timeout),
+        credentials=known,
+        environ=environ,
+        write=write,
     )
     try:
         objects = kind.open(settings)
@@ -83,7 +89,6 @@ def opened(
         notice(f"the shared store {redacted(url)} is not used in this run: {one_line(error.message)} ({hint})")
         return None
     warn_if_plain(url, known, notice)
-    write = mode == "write" or (mode == "" and found.write)
     return SharedResults(objects, seals, write=write, file_limit=file_limit, notice=notice)
 
 
