@@ -110,7 +110,12 @@ def connected(address: str) -> Iterator[DaskCluster]:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         client = distributed.Client(address, timeout=CONNECT, set_as_default=False, name="pikaforge")
-    except (OSError, TimeoutError) as error:
+    except (
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:  # the last three: a tls:// address without its files
         raise UnreachableError(
             f"no Dask scheduler answers at {address}: {clean(str(error))}",
             where="--farm",
