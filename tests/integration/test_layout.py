@@ -134,8 +134,8 @@ IMPORT = r"^\s*(import|from)\s+{}\b"
             },
         ),
         # The second one bounds the calls of the engine's SDK, which is a session of requests.
-        ("requests", {"host/http_session.py", "host/engine_calls.py"}),
-        ("urllib3", {"host/http_session.py"}),
+        ("requests", {"host/http_session.py", "host/http_sockets.py", "host/engine_calls.py"}),
+        ("urllib3", {"host/http_session.py", "host/http_sockets.py"}),
         # The second one reads the answers of a server under test; it makes no connections.
         (r"http\.client", {"host/http_session.py", "pipeline/smoke/probes/http_probe.py"}),
         (r"urllib\.request", set()),

@@ -8,7 +8,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -320,27 +320,65 @@ def test_an_endless_object_is_given_up(tmp_path: Path) -> None:
         assert "is larger than 8 MiB" in reader.notices[0]
 
 
-def test_a_server_that_sends_a_byte_now_and_then_is_given_up(tmp_path: Path) -> None:
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 8000000\r\n"
+SLOW = {
+    "body": HEAD + b"\r\n",
+    "body without a length": b"HTTP/1.1 200 OK\r\n\r\n",
+    "header": HEAD + b"X-Slow: ",
+    "status": b"HTTP/1.1 2",
+    "interim answers": b"",
+    "chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;",
+    "trailer": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nX: ",
+}
+
+
+@contextmanager
+def dripping(begin: bytes, drop: bytes) -> Iterator[str]:
+    """A server that answers with a begin, and then a drop now and then without an end."""
     over = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response_only(200)
-            self.send_header("Content-Length", "8000000")
-            self.end_headers()
+        def handle(self) -> None:
             with suppress(OSError):
-                while not over.wait(0.3):
-                    self.wfile.write(b"x")
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
+                self.request.recv(1 << 16)
+                self.request.sendall(begin)
+                while not over.wait(0.2):
+                    self.request.sendall(drop)
 
     with serving(Handler) as url:
-        settings = ObjectStoreSettings(url=url, endpoint="", timeout=1.0, credentials=None, environ={})
+        try:
+            yield url
+        finally:
+            over.set()
+
+
+@pytest.mark.parametrize("part", SLOW)
+def test_a_server_that_sends_a_byte_now_and_then_is_given_up(tmp_path: Path, part: str) -> None:
+    drop = b"HTTP/1.1 100 Continue\r\n\r\n" if part == "interim answers" else b"1"
+    with dripping(SLOW[part], drop) as url:
+        settings = ObjectStoreSettings(url=url, endpoint="", timeout=0.5, credentials=None, environ={})
         web = KIND.open(settings)
-        with pytest.raises(ObjectError, match="the answer was cut off"):
+        with pytest.raises(ObjectError, match="no whole answer within") as error:
             within(120, lambda: web.download("x", tmp_path / "copy", size=1000))
-        over.set()
+        assert error.value.ends, "the next object would take as long"
+
+
+def test_an_upload_that_is_taken_a_byte_now_and_then_is_given_up(tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(bytes(4 * MIB))
+    with dripping(b"HTTP/1.1 201 Created\r\nX-Slow: ", b"1") as url:
+        settings = ObjectStoreSettings(url=url, endpoint="", timeout=0.5, credentials=None, environ={})
+        web = KIND.open(settings)
+        with pytest.raises(ObjectError) as error:
+            within(120, lambda: web.write("x", tmp_path / "large"))
+        assert error.value.ends
+
+
+def test_a_line_between_chunks_has_a_bound(tmp_path: Path) -> None:
+    """It is refused at once, instead of being held in memory until its end, which never comes."""
+    with dripping(SLOW["chunk"], b"1" * (1 << 17)) as url:
+        settings = ObjectStoreSettings(url=url, endpoint="", timeout=20.0, credentials=None, environ={})
+        with pytest.raises(ObjectError, match="cut off"):
+            within(50, lambda: KIND.open(settings).read("x", limit=1000))
 
 
 def test_nobody_answers(tmp_path: Path, s3: str) -> None:

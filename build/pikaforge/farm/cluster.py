@@ -110,7 +110,12 @@ def connected(address: str) -> Iterator[DaskCluster]:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         client = distributed.Client(address, timeout=CONNECT, set_as_default=False, name="pikaforge")
-    except (OSError, TimeoutError) as error:
+    except (
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:  # the last three: a tls:// address without its files
         raise UnreachableError(
             f"no Dask scheduler answers at {address}: {clean(str(error))}",
             where="--farm",
@@ -123,9 +128,25 @@ def connected(address: str) -> Iterator[DaskCluster]:
             client.close(timeout=5)
 
 
+def answer_of(done: FarmTask) -> object:
+    """Return what a task has returned.
+
+    Raises:
+        UnreachableError: the scheduler is gone.
+        HostError: it has ended otherwise.
+    """
+    try:
+        return done.result()
+    except Exception as error:  # whatever the library, or a worker, raises
+        raise why_ended(error) from error
+
+
 def why_ended(error: BaseException) -> HostError:
     """Return why a task has no reply; UnreachableError if the scheduler is gone, so that no other will have one."""
-    said = clean(str(error))[:500]
+    try:
+        said = clean(str(error))[:500]
+    except Exception:  # noqa: BLE001  # its class came from a worker
+        said = "no words"
     if getattr(error, "reason", "") == "scheduler-connection-lost":
         return UnreachableError("the scheduler of the farm is gone", where="--farm", hint=LOST)
     if type(error).__name__ == "KilledWorker":
@@ -140,4 +161,6 @@ def why_ended(error: BaseException) -> HostError:
             where="--farm",
             hint="start one that has (docs/farm.md lists what nodes ask for); with fewer --jobs, smaller ones will do",
         )
-    return HostError(f"a task of the farm has ended without a reply: {type(error).__name__}: {said}", where="--farm")
+    return HostError(
+        f"a task of the farm has ended without a reply: {clean(type(error).__name__)}: {said}", where="--farm"
+    )

@@ -29,6 +29,15 @@ Message = TypeVar("Message", bound=BaseModel)
 ERRORS = {kind.__name__: kind for kind in vars(errors).values() if isinstance(kind, type)}
 
 
+class LackError(HostError):
+    """The shared store does not have what a node takes, or has it damaged."""
+
+    def __init__(self, message: str, *, lacks: str, where: str, hint: str) -> None:
+        """`lacks`: the id of the node whose result it is; the stage of projects for the project."""
+        super().__init__(message, where=where, hint=hint)
+        self.lacks = lacks
+
+
 class Need(Strict):
     """A result that a node takes."""
 
@@ -47,6 +56,7 @@ class NodeRequest(Strict):
     key: Key
     needs: dict[str, Need] = Field(max_length=1000)
     jobs: int = Field(ge=0, le=4096, description="Compiler processes at once; 0: as many as the worker has cores.")
+    again: bool = Field(default=False, description="What the shared store has of it is damaged: all is put there anew.")
 
 
 class PinRecord(Strict):
@@ -123,12 +133,13 @@ class NodeReply(Strict):
 
     format: Literal[1] = 1
     node: str = Field(max_length=600)
-    key: str = Field(default="", max_length=32)
+    key: str = Field(default="", pattern=r"^([0-9a-f]{32})?$")
     status: Literal["cached", "done", "failed"]
-    seconds: float = Field(default=0.0, ge=0)
+    seconds: float = Field(default=0.0, ge=0, le=1e8, allow_inf_nan=False)
     machine: Line = Field(default="", description="Where it was made.")
     error: ErrorRecord | None = None
     facts: str = Field(default="", description="Facts of a failure as JSON.")
+    lacks: str = Field(default="", max_length=600, description="What the shared store does not have, or has damaged.")
     pins: tuple[PinRecord, ...] = Field(default=(), max_length=1000)
     notices: tuple[Words, ...] = Field(default=(), max_length=1000)
 

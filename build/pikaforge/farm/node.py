@@ -24,7 +24,7 @@ from pikaforge.config.limits import Limits
 from pikaforge.cpu.emulation import Machine
 from pikaforge.errors import EXIT_INTERRUPTED, AnswerError, ForgeError, HostError, StageError, UsageError
 from pikaforge.farm import project as projects
-from pikaforge.farm.messages import LIMIT, ErrorRecord, NodeReply, NodeRequest, PinRecord, parse
+from pikaforge.farm.messages import LIMIT, ErrorRecord, LackError, NodeReply, NodeRequest, PinRecord, parse
 from pikaforge.farm.project import UnpackedProject
 from pikaforge.farm.tool import tool_digest
 from pikaforge.host import hashing, interrupts, lifeline
@@ -114,6 +114,7 @@ def reply_to(text: str, worker: FarmWorker, said: list[str]) -> NodeReply:
         seconds=time.monotonic() - start,
         machine=worker.name,
         error=ErrorRecord.of(failed, machine=worker.name) if failed is not None else None,
+        lacks=failed.lacks if isinstance(failed, LackError) else "",
         facts=_facts(failed),
         pins=pins,
         notices=tuple(dict.fromkeys([*notices.texts, *said]))[:1000],
@@ -154,8 +155,9 @@ class _NodeRun:
             projects.STAGE, request.project, into=store, facts=projects.ProjectFacts, unfit=lambda _result: ""
         )
         if found is None:
-            raise HostError(
+            raise LackError(
                 f"the worker {worker.name} does not find the project in the shared store",
+                lacks=projects.STAGE,
                 where=f"{projects.STAGE}/{request.project}",
                 hint="client and workers need the same shared store, which both can read and write",
             )
@@ -193,7 +195,8 @@ class _NodeRun:
                 )
             done = _made(runner, node, inputs)
         # Also one that was here before; and images, of which the client needs the facts.
-        if done.result is not None and not self.worker.shared.offer(done.result, replace=False):
+        again = self.request.again
+        if done.result is not None and not self.worker.shared.offer(done.result, replace=again, whole=again):
             raise HostError(
                 f"{node.id} is made, but the shared store does not take its result",
                 where=f"worker {self.worker.name}",
@@ -212,8 +215,9 @@ class _NodeRun:
                 raise outcome.error
             found = outcome.result
         if found is None:
-            raise HostError(
+            raise LackError(
                 f"the shared store does not have the result of {node.id}",
+                lacks=node.id,
                 where=f"{node.stage}/{wanted.key}",
                 hint="run this again: what is missing is made anew",
             )

@@ -38,7 +38,7 @@ TLS_REASONS = {
 Content = Path | bytes
 """What is sent: a file, or bytes."""
 
-ErrorKind = Literal["tls", "name", "url", "connection", "redirect", "file", "cut", "size"]
+ErrorKind = Literal["tls", "name", "url", "connection", "redirect", "file", "cut", "size", "slow"]
 
 
 class HttpError(Exception):
@@ -52,7 +52,8 @@ class HttpError(Exception):
         self.kind = kind
         """`tls`: no encrypted connection. `name`: the host's name is unknown. `url`: the URL cannot be used.
         `connection`: no answer. `redirect`: it leads to where it must not. `file`: the file to be sent cannot be read.
-        `cut`: see `CutError`. `size`: see `TooLargeError`."""
+        `cut`: see `CutError`. `size`: see `TooLargeError`.
+        `slow`: the time that the caller gives is over."""
 
 
 class CutError(HttpError):

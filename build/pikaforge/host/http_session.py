@@ -1,4 +1,4 @@
-"""HTTP requests with retries: the one module that imports requests and urllib3.
+"""HTTP requests with retries: this module and `http_sockets` are the ones that import requests and urllib3.
 
 Bodies are streams, and are read only as far as the caller needs. No exception that leaves this module has a URL, a
 header or an object of requests in it. As in requests, proxies and certificate authorities are taken from the
@@ -14,6 +14,7 @@ import os
 import re
 import ssl
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager
 from http.client import HTTPException
 from pathlib import Path
 from types import TracebackType
@@ -22,12 +23,12 @@ from urllib.parse import urljoin
 
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 from urllib3.exceptions import InvalidHeader, MaxRetryError, NameResolutionError, ProtocolError, SSLError
 
 from pikaforge.host import http, offline
 from pikaforge.host.http import BLOCK, TRANSIENT, Content, CutError, HttpError, Login, Retries, TooLargeError
+from pikaforge.host.http_sockets import WatchedAdapter, ended_after
 from pikaforge.host.streams import InterruptibleFile
 
 if TYPE_CHECKING:
@@ -174,6 +175,7 @@ class Answer:
             CutError: it ended early, or stalled.
         """
         expected, received = self.length if expected is None else expected, 0
+        self._response.raw.chunked = False  # the standard library reads chunks, too, and bounds lines between them
         try:
             for block in self._response.raw.stream(size, decode_content=False):
                 received += len(block)
@@ -206,10 +208,6 @@ class Answer:
         except MaxRetryError:
             raise cut from None
 
-    def shut(self) -> None:
-        """End a read of the body that another thread is in; it raises CutError there."""
-        self._response.raw.shutdown()
-
     def drain(self) -> None:
         """Read a short body, so that the connection can be used again."""
         with contextlib.suppress(TooLargeError):
@@ -240,7 +238,7 @@ class Client:
         self._policy = retries
         self._timeout = timeout or http.TIMEOUT
         self._downgrade = downgrade
-        self._adapter = HTTPAdapter()
+        self._adapter = WatchedAdapter()
         self.session = requests.Session() if login is None else LoginSession(login)
         for scheme in ("http://", "https://"):
             self.session.mount(scheme, self._adapter)
@@ -261,6 +259,10 @@ class Client:
         target = urljoin(response.url, response.headers["Location"])
         if response.url.startswith("https:") and not target.startswith("https:") and not self._downgrade:
             raise HttpError(f"it redirects to {http.redacted(target)}, which is not encrypted", "redirect")
+
+    def within(self, seconds: float) -> AbstractContextManager[None]:
+        """End requests of a block after so many seconds. See `http_sockets.ended_after`."""
+        return ended_after(self._adapter, seconds)
 
     def open(
         self, method: str, url: str, *, headers: Mapping[str, str] | None = None, final: Collection[int] = ()

@@ -63,12 +63,13 @@ class SharedStore(Protocol):
             HostError: the run was interrupted.
         """
 
-    def offer(self, result: Result, *, replace: bool = True) -> bool:
+    def offer(self, result: Result, *, replace: bool = True, whole: bool = False) -> bool:
         """Put a result of the local store there; return whether it is there now.
 
         Args:
             result: the result.
             replace: whether to put it there even if there is one.
+            whole: whether to send its files again that are there with their size: they are known to be damaged.
 
         Raises:
             HostError: the run was interrupted.

@@ -172,6 +172,18 @@ class Pipeline:
         known = {need: self._stands_for(node, result) for need, result in inputs.items()}
         return self._key(node, known, offline=False)[0]
 
+    def keys_of(self, node: Node, inputs: Mapping[str, Result]) -> frozenset[str]:
+        """Return the keys under which a node's result may be: a node with a twin has two, whatever is stored now.
+
+        Raises:
+            ForgeError: as `key_of`.
+        """
+        known = {need: self._stands_for(node, result) for need, result in inputs.items()}
+        material = {**self._material(node, offline=False).facts, "engine": self._workspace.engine.kind}
+        own = {need: known[need] for need in node.needs if need != node.twin}
+        all_needs = {need: known[need] for need in node.needs}
+        return frozenset(hashing.key(node.stage, material, needs) for needs in (own, all_needs))
+
     def local_runner(self, events: Events, demand: Callable[[Node], Demand] = demand_of) -> LocalRunner:
         """Return what makes nodes in threads of this process; `demand` says what each needs."""
         shop = self._workspace

@@ -1,14 +1,16 @@
 """A shared store in a folder, such as one on a network file system.
 
-Whoever else may write there is not trusted: only regular files are read, no link is followed at the end of a path, and
-what is read is bounded.
+Whoever else may write there is not trusted: only regular files are read, no link below the folder is followed, files
+are made and changed by descriptors, and what is read is bounded. Folders that are made in it get its own rights, so
+that who may write into it may write into these.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import secrets
 import stat
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -25,6 +27,9 @@ from pikaforge.sharing.objects import ObjectError, ObjectStoreSettings
 BESIDE = ".beside"
 """Folder of files that are being written. They have the run id in their names, by which a later run finds them."""
 BLOCK = 1 << 20
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+OF_ONE = frozenset({errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ENXIO, errno.EIO})
+"""Errors that another object need not have: another user has put a link there, or a file that only he can read."""
 DAY = 86_400.0
 """Seconds after which a use of a file is noted again, as its date."""
 
@@ -32,8 +37,15 @@ DAY = 86_400.0
 class Folder:
     """Objects in a folder. See `objects.ObjectStore`."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, marks: bool = True) -> None:
+        """Look at nothing yet.
+
+        Args:
+            root: the folder.
+            marks: whether a use of a file is noted as its date; a machine that only reads changes nothing.
+        """
         self._root = root
+        self._marks = marks
         self.where = str(root)
         self._swept = False
 
@@ -74,60 +86,84 @@ class Folder:
 
     def size(self, path: str) -> int | None:
         """Return the bytes of an object; None if there is none."""
-        with self._errors():
-            try:
-                found = (self._root / path).lstat()
-            except FileNotFoundError:
-                self._check_root()
-                return None
-        return found.st_size if stat.S_ISREG(found.st_mode) else None
+        with self._errors(), self._place(path) as place:
+            found = None if place is None else _looked_at(*place)
+        return found.st_size if found is not None and stat.S_ISREG(found.st_mode) else None
 
     def write(self, path: str, content: Path | bytes) -> None:
-        """Write an object beside, and rename it."""
-        target, folder = self._root / path, self._root / BESIDE
-        with self._errors():
-            self._check_root()
-            folder.mkdir(exist_ok=True)
+        """Write an object beside, and rename it. Nothing is done by a path that another user could lead elsewhere."""
+        name = f".new.{RunId.current().text}-{secrets.token_hex(8)}"
+        with self._errors(), self._made(f"{BESIDE}/{name}") as (folder, _), self._made(path) as (into, final):
             if not self._swept:
                 self._swept = True
-                sweep(folder)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, beside = tempfile.mkstemp(dir=folder, prefix=f".new.{RunId.current().text}-")
+                sweep(Path(f"/proc/self/fd/{folder}"))
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             try:
-                with os.fdopen(descriptor, "wb") as stream:
+                with os.fdopen(os.open(name, flags, 0o600, dir_fd=folder), "wb") as stream:
                     _copy(content, stream)
                     stream.flush()
                     os.fsync(stream.fileno())
-                Path(beside).chmod(0o644)
-                Path(beside).replace(target)
+                    os.fchmod(stream.fileno(), 0o644)
+                os.rename(name, final, src_dir_fd=folder, dst_dir_fd=into)
             except BaseException:
                 with suppress(OSError):
-                    Path(beside).unlink(missing_ok=True)
+                    os.unlink(name, dir_fd=folder)
                 raise
 
     @contextmanager
     def _opened(self, path: str) -> Iterator[IO[bytes] | None]:
         """Open an object; None if there is none."""
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        try:
-            descriptor = os.open(self._root / path, flags)
-        except FileNotFoundError:
-            self._check_root()
-            yield None
-            return
-        with os.fdopen(descriptor, "rb") as stream:
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode):
-                raise ObjectError("it is no regular file", ends=False)
-            if time.time() - found.st_mtime > DAY:
+        with ExitStack() as stack:
+            place = stack.enter_context(self._place(path))
+            found = None if place is None else _looked_at(*place)
+            if place is None or found is None:
+                yield None
+                return
+            _check_regular(found)  # some devices do something when they are opened
+            stream = stack.enter_context(os.fdopen(os.open(place[1], flags, dir_fd=place[0]), "rb"))
+            found = os.fstat(stream.fileno())
+            _check_regular(found)
+            if self._marks and time.time() - found.st_mtime > DAY:
                 with suppress(OSError):  # who may only read changes no date
-                    os.utime(descriptor)
+                    os.utime(stream.fileno())
             yield stream
 
-    def _check_root(self) -> None:
-        """Raise ObjectError without the folder: a file system that is not mounted is no empty store."""
-        if not self._root.is_dir():
-            raise ObjectError("there is no such folder", ends=True)
+    @contextmanager
+    def _made(self, path: str) -> Iterator[tuple[int, str]]:
+        """Yield what `_place` does; folders are made, with the rights that the store's has."""
+        with self._place(path, make=True) as place:
+            assert place is not None
+            yield place
+
+    @contextmanager
+    def _place(self, path: str, *, make: bool = False) -> Iterator[tuple[int, str] | None]:
+        """Yield the folder of an object, as a descriptor, and its name; None if there is none. No link is followed."""
+        *folders, name = path.split("/")
+        with ExitStack() as stack:
+            here = stack.enter_context(_descriptor(self._root_folder()))
+            rights = stat.S_IMODE(os.fstat(here).st_mode)
+            for folder in folders:
+                made = make and _made_folder(folder, here)
+                try:
+                    below = os.open(folder, FOLDER | os.O_NOFOLLOW, dir_fd=here)
+                except FileNotFoundError:
+                    yield None
+                    return
+                here = stack.enter_context(_descriptor(below))
+                if made:
+                    with suppress(OSError):  # some file systems have none
+                        os.fchmod(here, rights)
+            yield here, name
+
+    def _root_folder(self) -> int:
+        """Open the folder. Without it ObjectError is raised: a file system that is not mounted is no empty store."""
+        try:
+            return os.open(self._root, FOLDER)
+        except (FileNotFoundError, NotADirectoryError):
+            raise ObjectError("there is no such folder", ends=True) from None
+        except OSError as error:
+            raise ObjectError(error.strerror or type(error).__name__, ends=True) from None
 
     @staticmethod
     @contextmanager
@@ -135,7 +171,38 @@ class Folder:
         try:
             yield
         except OSError as error:
-            raise ObjectError(error.strerror or type(error).__name__, ends=True) from None
+            ends = error.errno not in OF_ONE
+            raise ObjectError(error.strerror or type(error).__name__, ends=ends) from None
+
+
+def _looked_at(folder: int, name: str) -> os.stat_result | None:
+    """Return what is under a name; None if nothing is."""
+    try:
+        return os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
+def _check_regular(found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise ObjectError("it is no regular file", ends=False)
+
+
+def _made_folder(name: str, above: int) -> bool:
+    """Make a folder unless something is there; return whether it was made."""
+    try:
+        os.mkdir(name, dir_fd=above)
+    except FileExistsError:
+        return False
+    return True
+
+
+@contextmanager
+def _descriptor(descriptor: int) -> Iterator[int]:
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _copy(content: Path | bytes, stream: IO[bytes]) -> None:
@@ -155,7 +222,7 @@ class FolderKind:
 
     def open(self, settings: ObjectStoreSettings) -> Folder:
         """Return the folder of a file:// URL."""
-        return Folder(local_path(settings.url))
+        return Folder(local_path(settings.url), marks=settings.write)
 
 
 KIND = FolderKind()

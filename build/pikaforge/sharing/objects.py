@@ -39,6 +39,8 @@ class ObjectStoreSettings:
     """Seconds without an answer."""
     credentials: Credentials | None
     environ: Mapping[str, str]
+    write: bool = True
+    """Whether this machine may change anything there, marks of use included."""
 
 
 class ObjectStore(Protocol):

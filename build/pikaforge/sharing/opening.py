@@ -66,24 +66,23 @@ def opened(
         notice(f"the shared store {redacted(url)} is not asked: {offline.VARIABLE} forbids the network")
         return None
     found = options or SharedStoreOptions(url=url)
+    write = mode == "write" or (mode == "" and found.write)
     seals = Seals.of(environ, cwd=cwd, keys=[base / key for key in found.keys])
     seals.check()
     if release and not seals.judges:
         notice(f"the shared store {redacted(url)} is not used: a release takes only signed results (store.keys)")
         return None
     known = None if scheme == "file" else credentials(NAME, url, environ)
-    kind = _kind(scheme)
     settings = ObjectStoreSettings(
-        url=url, endpoint=found.endpoint or "", timeout=float(found.timeout), credentials=known, environ=environ
+        url=url, endpoint=found.endpoint or "", timeout=found.timeout, credentials=known, environ=environ, write=write
     )
     try:
-        objects = kind.open(settings)
+        objects = _kind(scheme).open(settings)
     except ProgramError as error:
-        hint = f"pip install 'pikaforge[{EXTRA}]', or what {scheme}:// needs"
-        notice(f"the shared store {redacted(url)} is not used in this run: {one_line(error.message)} ({hint})")
+        why = f"{one_line(error.message)} (pip install 'pikaforge[{EXTRA}]', or what {scheme}:// needs)"
+        notice(f"the shared store {redacted(url)} is not used in this run: {why}")
         return None
     warn_if_plain(url, known, notice)
-    write = mode == "write" or (mode == "" and found.write)
     return SharedResults(objects, seals, write=write, file_limit=file_limit, notice=notice)
 
 

@@ -232,7 +232,7 @@ class SharedResults:
 
     # ---- writing
 
-    def offer(self, result: Result, *, replace: bool = True) -> bool:
+    def offer(self, result: Result, *, replace: bool = True, whole: bool = False) -> bool:
         """Put a result of the local store there. See the protocol."""
         name = f"{result.stage}/{result.key}"
         if not self._writes:
@@ -243,7 +243,7 @@ class SharedResults:
                 return True
             statement = statement_of(result)
             data = written(statement, self._signed)
-            self._send(statement, result)
+            self._send(statement, result, whole=whole)
             self._objects.write(listing, data)
             with self._lock:
                 self._refused.discard(listing)
@@ -273,13 +273,13 @@ class SharedResults:
         self._proven = True
         return signature
 
-    def _send(self, statement: ResultStatement, result: Result) -> None:
-        """Send the files of a result, but for those that are there with their size."""
+    def _send(self, statement: ResultStatement, result: Result, *, whole: bool) -> None:
+        """Send the files of a result; if what is there was not refused, only those that are not there in their size."""
         with self._lock:
-            refused = path_of(result.stage, result.key) in self._refused
+            whole = whole or path_of(result.stage, result.key) in self._refused
         for file in statement.files:
             target = path_of_file(file.sha256)
-            if refused or self._objects.size(target) != file.bytes:
+            if whole or self._objects.size(target) != file.bytes:
                 self._objects.write(target, result.files[file.name])
 
     # ---- notices

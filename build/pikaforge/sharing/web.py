@@ -8,8 +8,7 @@ Most of these show an upload when it is complete; where one does not, a reader f
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
@@ -30,7 +29,7 @@ RETRIES = Retries(tries=2, wait=process.pause)
 SLOWEST = 1 << 17
 """Bytes that have to come in a second."""
 PATIENCE = 3
-"""Times the seconds without an answer, for a body of any size."""
+"""Times the seconds without an answer, for a request of any size."""
 MISSING = (404, 410)
 OF_ONE: Collection[ErrorKind] = ("cut", "size", "file")
 """Kinds of errors that another object need not have."""
@@ -68,16 +67,15 @@ class Web:
         """Return an object; None if there is none."""
 
         def body(answer: Answer) -> bytes:
-            with self._watched(answer, limit):
-                return answer.body(limit)
+            return answer.body(limit)
 
-        return self._ask("GET", path, body, also=MISSING)
+        return self._ask("GET", path, body, also=MISSING, size=limit)
 
     def download(self, path: str, into: Path, *, size: int) -> bool:
         """Copy an object to a file; return whether there is one."""
 
         def write(answer: Answer) -> bool:
-            with into.open("wb") as stream, self._watched(answer, size):
+            with into.open("wb") as stream:
                 for block in answer.blocks():
                     process.pause(0)
                     stream.write(block)
@@ -85,18 +83,7 @@ class Web:
                         break
             return True
 
-        return bool(self._ask("GET", path, write, also=MISSING))
-
-    @contextmanager
-    def _watched(self, answer: Answer, size: int) -> Iterator[None]:
-        """End the read of a body that comes so slowly that the result is sooner made here."""
-        timer = threading.Timer(PATIENCE * self._timeout[1] + size / SLOWEST, answer.shut)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
+        return bool(self._ask("GET", path, write, also=MISSING, size=size))
 
     def size(self, path: str) -> int | None:
         """Return the bytes of an object; None if there is none, or if the server does not say it."""
@@ -149,8 +136,12 @@ class Web:
         body: Content | None = None,
         headers: Mapping[str, str] | None = None,
         also: Collection[int] = (),
+        size: int = 0,
     ) -> T | None:
-        """Make a request; return None for the statuses in `also`, and what `read` makes of a 2xx answer."""
+        """Make a request; return None for the statuses in `also`, and what `read` makes of a 2xx answer.
+
+        What has `size` bytes, or sends as many, has more time. One that is slower is ended: it is sooner made here.
+        """
 
         def judged(answer: Answer) -> T | None:
             if answer.status in also:
@@ -161,11 +152,22 @@ class Web:
                 raise ObjectError(_refusal(method, answer), ends=answer.status != TOO_LARGE)
             return read(answer)
 
+        size += _size(body)
         try:
-            return self._client.ask(method, self._url(path), judged, body=body, headers=headers, final=also)
+            client = self._client
+            with client.within(PATIENCE * self._timeout[1] + size / SLOWEST):
+                return client.ask(method, self._url(path), judged, body=body, headers=headers, final=also)
         except HttpError as error:
             cut = "the answer was cut off: " if error.kind == "cut" else ""
             raise ObjectError(f"{method} failed: {cut}{error}", ends=error.kind not in OF_ONE) from None
+
+
+def _size(body: Content | None) -> int:
+    """Return the bytes of a body; 0 if it cannot be read, which is found when it is sent."""
+    try:
+        return body.stat().st_size if isinstance(body, Path) else len(body or b"")
+    except OSError:
+        return 0
 
 
 def _refusal(method: str, answer: Answer) -> str:

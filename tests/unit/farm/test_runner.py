@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from unit.farm_parts import ORIGIN, Field, Quick, stages
 from unit.sharing_parts import fails
 
-from pikaforge.errors import AnswerError, ConfigError, HostError, StageError, StageFailure, UnreachableError
+from pikaforge.errors import AnswerError, ConfigError, HostError, StageError, StageFailure, UnreachableError, UsageError
 from pikaforge.farm import node as nodes
+from pikaforge.farm import tool
 from pikaforge.farm.messages import ErrorRecord, NodeReply, NodeRequest
 from pikaforge.farm.resources import FarmSeen
+from pikaforge.host.hashing import digest
 from pikaforge.host.workspace import Workspace
 from pikaforge.pipeline.stage import Request, stage_of
 from pikaforge.plan.plan import Node
@@ -50,7 +54,7 @@ def test_dask_knows_what_a_node_needs(field: Field) -> None:
     assert field.cluster.needs["image"] == 0
     assert field.cluster.needs["compile"] == 2
     key = next(key for key, _ in field.cluster.submitted if key.startswith("compile-"))
-    assert key == f"compile-{field.run().outcomes[COMPILE].key}"
+    assert key.startswith(f"compile-{field.run().outcomes[COMPILE].key}-")
 
 
 def test_what_is_in_the_shared_store_is_not_submitted_again(field: Field) -> None:
@@ -135,6 +139,11 @@ def _reply(text: str, **more: object) -> str:
         '{"node": "x", "status": "done", "surplus": 1}',
         '{"node": "x", "status": "made"}',
         '{"node": "x", "status": "done", "seconds": -1}',
+        '{"node": "x", "status": "done", "seconds": Infinity}',
+        '{"node": "x", "status": "done", "seconds": NaN}',
+        '{"node": "x", "status": "done", "seconds": 1e300}',
+        '{"node": "x", "status": "done", "key": "../../../../../etc"}',
+        '{"node": "x", "status": "done", "key": "0123456789ABCDEF0123456789ABCDEF"}',
         '{"format": 2, "node": "x", "status": "done"}',
         "[" * 100_000,
         17,
@@ -146,6 +155,149 @@ def test_replies_are_taken_for_hostile(field: Field, answer: object) -> None:
     field.cluster.answer = lambda _text, _key: answer
     error = field.run().outcomes["image:tools"].error
     assert isinstance(error, AnswerError), error
+
+
+def test_the_result_of_another_key_is_not_taken(field: Field) -> None:
+    """The worker names another result that the shared store has, signed and whole: that of an older source, say."""
+    field.run()
+    old = next(path for path in field.objects.held if path.startswith("results/compile/"))
+    key = old.rpartition("/")[2].removesuffix(".json")
+    listing = json.loads(field.objects.held[old])
+    statement = {**json.loads(listing["statement"]), "key": "a" * 32}
+    text = json.dumps(statement)
+    field.objects.held[old.replace(key, "a" * 32)] = json.dumps(
+        {**listing, "statement": text, "sha256": digest(text)}
+    ).encode()
+    del field.objects.held[old]
+    shutil.rmtree(field.client.out)
+
+    def answer(text: str, key: str) -> object:
+        return _reply(text, key="a" * 32) if key.startswith("compile-") else None
+
+    field.cluster.answer = answer
+    error = field.run().outcomes[COMPILE].error
+    assert isinstance(error, AnswerError) and "under another key" in error.message
+
+
+def _damage(field: Field, stage: str) -> str:
+    """Change a byte of the largest file of a stage's result in the shared store; return the file's path."""
+    listing = next(path for path in field.objects.held if path.startswith(f"results/{stage}/"))
+    files = json.loads(json.loads(field.objects.held[listing])["statement"])["files"]
+    largest = max(files, key=lambda file: file["bytes"])["sha256"]
+    path = f"files/{largest[:2]}/{largest}"
+    field.objects.held[path] = b"X" + field.objects.held[path][1:]
+    return path
+
+
+def _whole(field: Field, path: str) -> bool:
+    return hashlib.sha256(field.objects.held[path]).hexdigest() == path.rpartition("/")[2]
+
+
+@pytest.mark.parametrize("gone", [False, True])
+@pytest.mark.parametrize("here", ["client", "worker", "nobody"])
+def test_a_damaged_file_of_the_shared_store_is_put_there_anew(field: Field, here: str, gone: bool) -> None:
+    """By who has it: the client, the worker, or nobody, so that it is made anew."""
+    if here == "client":
+        local = Quick(field.client, Request(spec=field.spec, origin=ORIGIN, series=None))
+        assert local.execute(field.plan, field.log).errors == []
+        shutil.rmtree(field.client.out / "store" / "package")
+    assert field.run().errors == []
+    path = _damage(field, "compile")
+    if gone:
+        del field.objects.held[path]
+    for name in [name for name in field.objects.held if name.startswith("results/package/")]:
+        del field.objects.held[name]
+    shutil.rmtree(field.client.out / "store" / "package")
+    shutil.rmtree(field.worker.out / "store" / "package", ignore_errors=True)
+    if here != "worker":
+        shutil.rmtree(field.worker.out / "store" / "compile", ignore_errors=True)
+    if here != "client":
+        shutil.rmtree(field.client.out)
+    field.worker = replace(field.worker, shared=field.shared())
+    field.cluster.worker = field.worker
+    if here == "worker":  # one that has the result; another one, that does not, makes the package
+        other = replace(field.worker, out=field.folder / "other", shared=field.shared())
+
+        def answer(text: str, key: str) -> object:
+            at = other if key.startswith("package-") else field.worker
+            return nodes.reply_to(text, at, []).model_dump_json()
+
+        field.cluster.answer = answer
+    field.log.notices.clear()
+    done = field.run()
+    assert done.errors == [] and done.outcomes[PACKAGE].status == "done", [str(error) for error in done.errors]
+    assert _whole(field, path)
+    assert any("is put there anew" in text for text in field.log.notices)
+
+
+def test_a_damaged_package_is_put_there_anew_by_the_worker_that_has_it(field: Field) -> None:
+    assert field.run().errors == []
+    path = _damage(field, "package")
+    shutil.rmtree(field.client.out)
+    field.client = replace(field.client, shared=field.shared())
+    done = field.run()
+    assert done.errors == [] and _whole(field, path), [str(error) for error in done.errors]
+
+
+def test_a_damaged_project_is_put_there_anew(field: Field) -> None:
+    assert field.run().errors == []
+    path = _damage(field, "project")
+    shutil.rmtree(field.worker.out)
+    shutil.rmtree(field.client.out / "store" / "package")
+    for name in [name for name in field.objects.held if name.startswith("results/package/")]:
+        del field.objects.held[name]
+    done = field.run()
+    assert done.errors == [] and _whole(field, path), [str(error) for error in done.errors]
+
+
+def test_what_stays_damaged_ends_the_run(field: Field) -> None:
+    def answer(text: str, key: str) -> object:
+        if key.startswith("package-"):
+            return _reply(text, status="failed", lacks=COMPILE, error=_lack())
+        return nodes.reply_to(text, field.worker, []).model_dump_json()
+
+    field.cluster.answer = answer
+    done = field.run()
+    error = done.outcomes[PACKAGE].error
+    assert error is not None and "does not have the result" in error.message
+    assert len([key for key, _ in field.cluster.submitted if key.startswith("package-")]) == 2
+
+
+def _lack() -> object:
+    return ErrorRecord.of(HostError("the shared store does not have the result of x"), machine="w1").model_dump()
+
+
+def test_a_worker_without_a_shared_store_says_so(field: Field) -> None:
+    record = ErrorRecord.of(UsageError("the worker on w2 has no shared store", where="PIKAFORGE_STORE"), machine="w2")
+    field.cluster.answer = lambda _text, _key: NodeReply(node="", status="failed", error=record).model_dump_json()
+    error = field.run().outcomes["image:tools"].error
+    assert error is not None and "w2 has no shared store" in error.message
+
+
+def test_an_exception_without_words_is_an_error_of_the_node(field: Field) -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no")
+
+    def fail(_text: str, _key: str) -> object:
+        raise Mute
+
+    field.cluster.answer = fail
+    error = field.run().outcomes["image:tools"].error
+    assert isinstance(error, HostError) and "Mute" in error.message
+
+
+def test_clients_with_another_tool_share_no_task(field: Field) -> None:
+    """A worker refuses the request of a tool that it does not have: nobody else may get this answer."""
+    field.run()
+    before = {key for key, _ in field.cluster.submitted}
+    (field.client.home / "docker" / "guest" / "lib.sh").write_text("# another\n")
+    tool.tool_digest.cache_clear()
+    field.cluster.submitted.clear()
+    shutil.rmtree(field.client.out)
+    field.objects.held.clear()
+    field.run()
+    assert not before & {key for key, _ in field.cluster.submitted}
 
 
 def test_control_characters_of_a_reply_are_gone(field: Field) -> None:

@@ -125,3 +125,89 @@ def test_an_interrupted_run_ends_a_copy(root: Path, tmp_path: Path) -> None:
         folder.write(PATH, tmp_path / "file")
     assert folder.read(PATH, limit=100) == b"x" * 100
     assert list((root / BESIDE).iterdir()) == []
+
+
+@pytest.mark.parametrize("part", ["files", "files/ab", BESIDE])
+def test_no_folder_of_the_store_leads_elsewhere(root: Path, tmp_path: Path, part: str) -> None:
+    """Another user has put a link to a folder of this one where a folder of the store would be."""
+    mine = tmp_path / "mine"
+    (mine / "ab").mkdir(parents=True)
+    dead = RunId(machine=RunId.current().machine, pid=1, started="1").text
+    kept = [mine / "ab" / "abc", mine / "abc", mine / f".new.{dead}-abc"]
+    for path in kept:
+        path.write_text("mine")
+    (root / part).parent.mkdir(parents=True, exist_ok=True)
+    (root / part).symlink_to(mine)
+    folder = Folder(root)
+    with pytest.raises(ObjectError) as error:
+        folder.write(PATH, b"planted")
+    assert not error.value.ends
+    if part != BESIDE:
+        for ask in (lambda: folder.read(PATH, limit=10), lambda: folder.size(PATH)):
+            with pytest.raises(ObjectError):
+                ask()
+    assert [path.read_text() for path in kept] == ["mine"] * 3
+    assert sorted(path.name for path in mine.iterdir()) == sorted(["ab", "abc", kept[2].name])
+
+
+def test_a_file_that_is_exchanged_while_it_is_written_changes_no_other_one(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who may write into the folder puts a link in its place: the rights of what it leads to stay."""
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    secret.chmod(0o600)
+    sync = os.fsync
+
+    def exchange(descriptor: int) -> None:
+        sync(descriptor)
+        for path in (root / BESIDE).iterdir():
+            path.unlink()
+            path.symlink_to(secret)
+
+    monkeypatch.setattr(os, "fsync", exchange)
+    folder = Folder(root)
+    folder.write(PATH, b"x")
+    assert secret.stat().st_mode & 0o777 == 0o600
+    assert secret.read_text() == "secret"
+    with pytest.raises(ObjectError, match="no regular file"):
+        folder.read(PATH, limit=10)
+
+
+def test_who_only_reads_notes_no_use(root: Path, tmp_path: Path) -> None:
+    Folder(root).write(PATH, b"x")
+    then = time.time() - 90_000
+    os.utime(root / PATH, (then, then))
+    before = {path: path.lstat().st_mtime_ns for path in [root, *root.rglob("*")]}
+    reader = Folder(root, marks=False)
+    assert reader.read(PATH, limit=10) == b"x"
+    assert reader.download(PATH, tmp_path / "copy", size=1)
+    assert {path: path.lstat().st_mtime_ns for path in [root, *root.rglob("*")]} == before
+
+
+@pytest.mark.parametrize("rights", [0o700, 0o770, 0o2775, 0o1777])
+def test_folders_get_the_rights_of_the_store(root: Path, rights: int) -> None:
+    """So that who may write into the store may write into all of it, whatever the mask of who was first."""
+    root.chmod(rights)
+    mask = os.umask(0o077)
+    try:
+        Folder(root).write(PATH, b"x")
+    finally:
+        os.umask(mask)
+    for folder in (root / "files", root / "files" / "ab", root / BESIDE):
+        assert folder.stat().st_mode & 0o7777 == rights, folder
+
+
+def test_a_file_that_only_another_user_reads_is_one_file(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = os.open
+
+    def denied(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        if path == "abc":
+            raise PermissionError(13, "Permission denied")
+        return opened(path, flags, mode, dir_fd=dir_fd)
+
+    Folder(root).write(PATH, b"x")
+    monkeypatch.setattr(os, "open", denied)
+    with pytest.raises(ObjectError, match="Permission denied") as error:
+        Folder(root).read(PATH, limit=10)
+    assert not error.value.ends, "others may be read"
