@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import logging
 import re
 import threading
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
     from distributed import Client, Future
 
 ADDRESS = re.compile(r"(tcp|tls|ws|wss)://[A-Za-z0-9.:\[\]_-]+:[0-9]{1,5}")
-CONNECT = "10s"
+CONNECT = 10.0
+"""Seconds for a scheduler to answer."""
 ENDING = 90.0
 """Seconds for workers to remove what cancelled tasks have started."""
 LOST = (
@@ -92,6 +95,22 @@ class DaskCluster:
         thread.join(ENDING)
 
 
+async def _asked(address: str) -> None:
+    """Ask a scheduler who it is.
+
+    The library's client waits without end for one that takes a connection and says nothing. After other failures, its
+    finaliser waits for 20 s, and prints a traceback. So no client is made before a scheduler has answered.
+    """
+    core, security = (importlib.import_module(f"distributed.{name}") for name in ("comm.core", "security"))
+    arguments = security.Security().get_connection_args("client")
+    comm = await core.connect(address, timeout=CONNECT, **arguments)
+    try:
+        await comm.write({"op": "identity", "reply": True})
+        await comm.read()
+    finally:
+        comm.abort()
+
+
 @contextmanager
 def connected(address: str) -> Iterator[DaskCluster]:
     """Connect to a scheduler.
@@ -109,15 +128,13 @@ def connected(address: str) -> Iterator[DaskCluster]:
     for name in ("distributed", "distributed.client"):  # what they say is said as an error of this tool
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
+        asyncio.run(asyncio.wait_for(_asked(address), CONNECT))
         client = distributed.Client(address, timeout=CONNECT, set_as_default=False, name="pikaforge")
-    except (
-        OSError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:  # the last three: a tls:// address without its files
+    except Exception as error:  # of what is no scheduler, the library raises what it meets: MemoryError for HTTP
+        silent = isinstance(error, (TimeoutError, asyncio.TimeoutError)) and not str(error)
+        why = f"it said nothing for {CONNECT:.0f} s" if silent else _words(error)
         raise UnreachableError(
-            f"no Dask scheduler answers at {address}: {clean(str(error))}",
+            f"no Dask scheduler answers at {address}: {why}",
             where="--farm",
             hint="is it running (`dask scheduler`)? docs/farm.md says what a tls:// address needs",
         ) from error
@@ -143,10 +160,7 @@ def answer_of(done: FarmTask) -> object:
 
 def why_ended(error: BaseException) -> HostError:
     """Return why a task has no reply; UnreachableError if the scheduler is gone, so that no other will have one."""
-    try:
-        said = clean(str(error))[:500]
-    except Exception:  # noqa: BLE001  # its class came from a worker
-        said = "no words"
+    said = _words(error)
     if getattr(error, "reason", "") == "scheduler-connection-lost":
         return UnreachableError("the scheduler of the farm is gone", where="--farm", hint=LOST)
     if type(error).__name__ == "KilledWorker":
@@ -164,3 +178,11 @@ def why_ended(error: BaseException) -> HostError:
     return HostError(
         f"a task of the farm has ended without a reply: {clean(type(error).__name__)}: {said}", where="--farm"
     )
+
+
+def _words(error: BaseException) -> str:
+    """Return what an error says. Its class may have come from a worker."""
+    try:
+        return clean(str(error))[:500]
+    except Exception:  # noqa: BLE001
+        return "no words"
