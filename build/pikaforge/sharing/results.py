@@ -37,6 +37,9 @@ SPARE = 64 << 20
 """Bytes of the disk that a fetched result leaves free."""
 SMALL = 4096
 """Bytes of a file that comes along with a result's record."""
+REFUSALS = 10
+"""Results that are refused before one is taken or put there. Then the store is not asked any more: it is none, but a
+page that answers for everything."""
 PROBE = "pikaforge"
 """An object that need not be there; it is asked for to see whether the store answers."""
 
@@ -83,6 +86,8 @@ class SharedResults:
         # Where only signed results are taken, one without a signature would be in the way of others.
         self._reads, self._writes = True, write and (seals.signs or not seals.judges)
         self._proven = False
+        self._useful = False
+        """Whether a result was taken, or put there and seen there, in this run."""
         self._refused: set[str] = set()
         """Paths of listings that were not taken: they are replaced, and all their files are sent again."""
         self.where = objects.where
@@ -145,6 +150,7 @@ class SharedResults:
         except (_RefusedError, ListingError) as refused:
             self._refuse(stage, key, str(refused))
         else:
+            self._useful = True
             self.counts.taken += 1
             return result
         return None
@@ -184,7 +190,12 @@ class SharedResults:
         self._say(f"what the shared store {self.where} has under {stage}/{key} is not taken: {why}")
         with self._lock:
             self._refused.add(path_of(stage, key))
-        self.counts.refused += 1
+            self.counts.refused += 1
+            ends = self._reads and not self._useful and len(self._refused) >= REFUSALS
+            if ends:
+                self._reads = self._writes = False
+        if ends:
+            self._say(f"the shared store {self.where} is not used in this run: it has nothing that can be taken")
 
     def _statement(self, stage: str, key: str) -> ResultStatement | None:
         """Return the statement of a result, after its signature was judged; None if there is none."""
@@ -245,6 +256,9 @@ class SharedResults:
             data = written(statement, self._signed)
             self._send(statement, result, whole=whole)
             self._objects.write(listing, data)
+            if not self._kept(listing):
+                self._end_writes(f"{name} was put there, and is not there; it gets nothing more in this run")
+                return False
             with self._lock:
                 self._refused.discard(listing)
         except ObjectError as error:
@@ -260,6 +274,19 @@ class SharedResults:
             self.counts.put += 1
             return True
         return False
+
+    def _kept(self, listing: str) -> bool:
+        """Return whether there is a listing now: this one, or that of another machine that has put it there since.
+
+        It is looked for once in a run: a page that answers for everything takes a PUT, too.
+        """
+        if not self._useful:
+            try:
+                data = self._objects.read(listing, limit=LIMIT)
+                self._useful = data is not None and bool(parsed(data).statement)
+            except ListingError:
+                return False
+        return self._useful
 
     def _signed(self, text: bytes) -> str:
         """Return the signature of a text. The first one is judged as readers do.

@@ -426,3 +426,49 @@ def test_what_was_not_taken_is_replaced(first: Machine, second: Machine, objects
     objects.asked.clear()
     assert second.shared.offer(second.make(), replace=False)
     assert objects.asked == [("size", LISTING)], "it is good now"
+
+
+# ---- a page that answers for everything
+
+
+class Portal(MemoryObjects):
+    """It takes whatever it is sent, and answers all with a page."""
+
+    def read(self, path: str, *, limit: int) -> bytes | None:
+        self._ask("read", path)
+        return b"<html>log in</html>"
+
+    def size(self, path: str) -> int | None:
+        self._ask("size", path)
+        return 19
+
+
+def test_a_page_that_answers_for_everything_is_not_asked_again(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "one", Portal())
+    for number in range(3 * results_module.REFUSALS):
+        assert machine.fetch(key=f"{number:032x}") is None
+    assert machine.objects.methods() == ["read"] * results_module.REFUSALS
+    assert machine.notices[-1] == (
+        "the shared store memory://store is not used in this run: it has nothing that can be taken"
+    )
+    assert len(machine.notices) == results_module.REFUSALS + 1
+    assert not machine.shared.offer(machine.make())
+
+
+def test_what_takes_everything_and_keeps_nothing_gets_nothing_more(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "one", Portal())
+    assert not machine.shared.offer(machine.make())
+    assert not machine.shared.offer(machine.make(key=OTHER))
+    [notice] = machine.notices
+    assert notice.endswith(f"compile/{KEY} was put there, and is not there; it gets nothing more in this run")
+    assert machine.shared.counts.put == 0
+
+
+def test_a_store_with_damaged_results_is_used_on(first: Machine, second: Machine, objects: MemoryObjects) -> None:
+    """One that was taken, or put there, shows that it is a store."""
+    assert second.fetch() is not None
+    for number in range(3 * results_module.REFUSALS):
+        objects.held[path_of("compile", f"{number:032x}")] = b"damaged"
+        assert second.fetch(key=f"{number:032x}") is None
+    assert second.shared.offer(second.make(key=f"{0:032x}"))
+    assert first.fetch(key=f"{0:032x}") is not None
