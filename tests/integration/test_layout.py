@@ -110,6 +110,7 @@ def test_the_package_names_no_product() -> None:
 TAR_WRITERS = {
     "bundle/listing.py",
     "host/confinement.py",
+    "host/container_inputs.py",
     "host/job.py",
     "host/no_container.py",
     "host/source_tarball.py",
