@@ -27,6 +27,19 @@ QUICK = {"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "8s", "DASK_DISTRIBUTED__COM
 """Settings with which a worker that is stuck is given up sooner than after five minutes."""
 
 
+def connecting(script: str, address: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a script that connects to an address, in a process of its own: the library keeps threads and settings."""
+    path = os.pathsep.join(filter(None, [str(ROOT / "build"), os.environ.get("PYTHONPATH", "")]))
+    return subprocess.run(
+        [sys.executable, "-c", script, address],
+        env={**os.environ, **(env or {}), "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
 class Program:
     """A running program of the cluster, with its log."""
 

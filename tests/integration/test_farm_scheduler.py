@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 import pytest
+from integration.farms import connecting
 
-ROOT = Path(__file__).resolve().parents[2]
 CONNECT = """
 import sys
 from pikaforge.errors import ForgeError
@@ -55,13 +51,6 @@ def _server(serve: Callable[[socket.socket], None]) -> Iterator[str]:
         connection.close()
 
 
-def _said(address: str) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join(filter(None, [str(ROOT / "build"), os.environ.get("PYTHONPATH", "")]))
-    argv = [sys.executable, "-c", CONNECT, address]
-    env = {**os.environ, "PYTHONPATH": path}
-    return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=100, check=False)
-
-
 @pytest.mark.parametrize("kind", ANSWERS)
 def test_what_is_no_scheduler_is_an_error_in_time(kind: str) -> None:
     pytest.importorskip("distributed")
@@ -72,7 +61,7 @@ def test_what_is_no_scheduler_is_an_error_in_time(kind: str) -> None:
             connection.sendall(answer)
 
     with _server(serve) as address:
-        done = _said(address)
+        done = connecting(CONNECT, address)
     assert done.stdout.startswith(f"no Dask scheduler answers at {address}: {words}"), done.stdout + done.stderr
     assert (done.stdout.count("\n"), done.stderr, done.returncode) == (1, "", 0)
 
@@ -80,6 +69,6 @@ def test_what_is_no_scheduler_is_an_error_in_time(kind: str) -> None:
 def test_who_hangs_up_is_no_scheduler() -> None:
     pytest.importorskip("distributed")
     with _server(socket.socket.close) as address:
-        done = _said(address)
+        done = connecting(CONNECT, address)
     assert done.stdout.startswith(f"no Dask scheduler answers at {address}: "), done.stdout + done.stderr
     assert (done.stderr, done.returncode) == ("", 0)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from integration.farms import Farm, Program
+from integration.farms import Farm, Program, connecting
 
-ROOT = Path(__file__).resolve().parents[2]
 SIDES = ("SCHEDULER", "WORKER", "CLIENT")
 PREFIX = "DASK_DISTRIBUTED__COMM"
 CONNECT = """
@@ -58,25 +55,13 @@ def scheduler(tmp_path: Path) -> Iterator[tuple[str, Mapping[str, str]]]:
         made.close()
 
 
-def _said(address: str, env: Mapping[str, str]) -> str:
-    path = os.pathsep.join(filter(None, [str(ROOT / "build"), os.environ.get("PYTHONPATH", "")]))
-    done = subprocess.run(
-        [sys.executable, "-c", CONNECT, address],
-        env={**os.environ, **env, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    return done.stdout
-
-
 def test_only_who_has_a_certificate_of_the_authority_is_let_in(
     scheduler: tuple[str, Mapping[str, str]], tmp_path: Path
 ) -> None:
     address, known = scheduler
     assert address.startswith("tls://")
-    assert _said(address, known).startswith("connected ()")
+    assert connecting(CONNECT, address, known).stdout.startswith("connected ()")
     for other in ({}, _authority(tmp_path / "other")):
-        assert _said(address, other).startswith("refused no Dask scheduler answers at tls://")
-    assert _said(address.replace("tls:", "tcp:"), {}).startswith("refused no Dask scheduler answers at tcp://")
+        assert connecting(CONNECT, address, other).stdout.startswith("refused no Dask scheduler answers at tls://")
+    plain = connecting(CONNECT, address.replace("tls:", "tcp:"))
+    assert plain.stdout.startswith("refused no Dask scheduler answers at tcp://")

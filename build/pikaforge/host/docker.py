@@ -168,37 +168,6 @@ class DockerEngine(EngineImages):
             bounds: how much it may use; with them, its root folder is a volume.
             later: whether nobody waits for its removal, if the block ends without an error.
         """
-        container = self._created(label, image, argv, limits=limits, options=options, bounds=bounds)
-        calls = self._calls()
-        name = str(container.id)
-        with self._lock:
-            self._running[name] = (container, calls)
-            aborted = self._aborted
-        try:
-            if aborted:
-                raise EngineError("interrupted")
-            with engine_errors(where=f"container {container.name}"), calls.closing():
-                yield container
-        except BaseException:
-            later = False
-            raise
-        finally:
-            with self._lock:
-                del self._running[name]
-            removal = partial(self._remove, name)
-            self._removals.begin(removal) if later else removal()
-
-    def _created(
-        self,
-        label: str,
-        image: str,
-        argv: tuple[str, ...],
-        *,
-        limits: Mapping[str, int],
-        options: ContainerOptions,
-        bounds: Bounds | None,
-    ) -> Container:
-        """Make a container; see `_container`."""
         sdk = load_sdk()
         name = f"pikaforge-{label}-{secrets.token_hex(4)}"
         facts = self.facts()
@@ -214,7 +183,7 @@ class DockerEngine(EngineImages):
             argv = podman.limited(argv, limits)
         with engine_errors("the engine could not create a container"):
             try:
-                return self._client().containers.create(
+                container = self._client().containers.create(
                     image,
                     list(argv),
                     name=name,
@@ -227,6 +196,29 @@ class DockerEngine(EngineImages):
                 raise EngineError(
                     f"the image {image} is no longer in the engine", hint="run again: it is made anew"
                 ) from error
+        with self._held(container, later=later):
+            yield container
+
+    @contextmanager
+    def _held(self, container: Container, *, later: bool) -> Iterator[None]:
+        """Let `abort` know a container, and remove it when the block is left; see `_container`."""
+        calls, id_ = self._calls(), str(container.id)
+        with self._lock:
+            self._running[id_] = (container, calls)
+            aborted = self._aborted
+        try:
+            if aborted:
+                raise EngineError("interrupted")
+            with engine_errors(where=f"container {container.name}"), calls.closing():
+                yield
+        except BaseException:
+            later = False
+            raise
+        finally:
+            with self._lock:
+                del self._running[id_]
+            removal = partial(self._remove, id_)
+            self._removals.begin(removal) if later else removal()
 
     def _remove(self, container: str) -> None:
         """Remove a container, from any thread. If the engine is gone, the next run removes it."""
