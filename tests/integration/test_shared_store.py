@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.dav import PROXIES, Fault, serving, way_to
+from integration.bad_servers import SLOW, dripping, drop_of
+from integration.dav import PROXIES, Fault, way_to
 from integration.keys import Key, new_key
 from integration.object_server import ObjectServer, basic, object_server
 from limits import within
@@ -320,42 +319,9 @@ def test_an_endless_object_is_given_up(tmp_path: Path) -> None:
         assert "is larger than 8 MiB" in reader.notices[0]
 
 
-HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 8000000\r\n"
-SLOW = {
-    "body": HEAD + b"\r\n",
-    "body without a length": b"HTTP/1.1 200 OK\r\n\r\n",
-    "header": HEAD + b"X-Slow: ",
-    "status": b"HTTP/1.1 2",
-    "interim answers": b"",
-    "chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;",
-    "trailer": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nX: ",
-}
-
-
-@contextmanager
-def dripping(begin: bytes, drop: bytes) -> Iterator[str]:
-    """A server that answers with a begin, and then a drop now and then without an end."""
-    over = threading.Event()
-
-    class Handler(BaseHTTPRequestHandler):
-        def handle(self) -> None:
-            with suppress(OSError):
-                self.request.recv(1 << 16)
-                self.request.sendall(begin)
-                while not over.wait(0.2):
-                    self.request.sendall(drop)
-
-    with serving(Handler) as url:
-        try:
-            yield url
-        finally:
-            over.set()
-
-
 @pytest.mark.parametrize("part", SLOW)
 def test_a_server_that_sends_a_byte_now_and_then_is_given_up(tmp_path: Path, part: str) -> None:
-    drop = b"HTTP/1.1 100 Continue\r\n\r\n" if part == "interim answers" else b"1"
-    with dripping(SLOW[part], drop) as url:
+    with dripping(SLOW[part], drop_of(part)) as url:
         settings = ObjectStoreSettings(url=url, endpoint="", timeout=0.5, credentials=None, environ={})
         web = KIND.open(settings)
         with pytest.raises(ObjectError, match="no whole answer within") as error:

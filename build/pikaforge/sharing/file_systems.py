@@ -2,6 +2,9 @@
 
 In S3, credentials of the store are an access key and its secret; without any, botocore's own chain counts (AWS_*
 variables, ~/.aws, the machine's role). For other kinds, their own settings count.
+
+What a server of S3 answers is bounded in bytes and in time. So is the time of other kinds that fsspec runs in its own
+loop; how much these read is for their packages to say.
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ from pikaforge.host import extras, process
 from pikaforge.host.http import redacted
 from pikaforge.host.text import one_line, size_text
 from pikaforge.publish.sites.webdav import beside
-from pikaforge.sharing.objects import EXTRA, ObjectError, ObjectStoreSettings
+from pikaforge.sharing.objects import EXTRA, ObjectError, ObjectStoreSettings, patience
+from pikaforge.sharing.s3_answers import bounded_session
 
 BLOCK = 8 << 20
 """Bytes that are asked for at once."""
@@ -32,11 +36,13 @@ class _FileSystem(Protocol):
 
     retries: int
     """How often s3fs itself repeats a request."""
+    async_impl: bool
+    """Whether calls run in fsspec's loop; those take the seconds after which they are ended (fsspec.asyn.sync)."""
 
-    def cat_file(self, path: str, *, start: int, end: int) -> bytes: ...
-    def info(self, path: str) -> Mapping[str, object]: ...
-    def pipe_file(self, path: str, value: bytes) -> None: ...
-    def put_file(self, lpath: str, rpath: str, callback: object) -> None: ...
+    def cat_file(self, path: str, *, start: int, end: int, **options: float) -> bytes: ...
+    def info(self, path: str, **options: float) -> Mapping[str, object]: ...
+    def pipe_file(self, path: str, value: bytes, **options: float) -> None: ...
+    def put_file(self, lpath: str, rpath: str, *, callback: object, **options: float) -> None: ...
     def makedirs(self, path: str, exist_ok: bool = False) -> None: ...
     def mv(self, path1: str, path2: str) -> None: ...
     def invalidate_cache(self) -> None: ...
@@ -45,12 +51,13 @@ class _FileSystem(Protocol):
 class FileSystemObjects:
     """Objects in a file system of fsspec. See `objects.ObjectStore`."""
 
-    def __init__(self, url: str, options: Mapping[str, object]) -> None:
+    def __init__(self, url: str, options: Mapping[str, object], *, timeout: float) -> None:
         """Import what the kind needs; ask nothing yet.
 
         Args:
             url: of the place.
             options: for fsspec, beside the URL.
+            timeout: seconds without an answer.
 
         Raises:
             ConfigError: fsspec knows no such kind.
@@ -60,6 +67,7 @@ class FileSystemObjects:
         self.where = redacted(self._url)
         self._scheme = url.partition(":")[0]
         self._options = dict(options)
+        self._timeout = timeout
         fsspec = extras.load("fsspec", package="fsspec", extra=EXTRA)
         try:
             fsspec.get_filesystem_class(self._scheme)
@@ -71,6 +79,7 @@ class FileSystemObjects:
         except ValueError as error:
             raise DestinationError(f"{self.where}: {one_line(str(error))[:200]}", where="store") from error
         self._open_url = fsspec.core.url_to_fs
+        self._slow: type[Exception] = fsspec.exceptions.FSTimeoutError
         self._paced = _paced(fsspec.callbacks.Callback)
         self._lock = threading.Lock()
         self._system: tuple[_FileSystem, str] | None = None
@@ -93,9 +102,7 @@ class FileSystemObjects:
             raise ObjectError(f"it is larger than {size_text(limit)}", ends=False)
         if size == 0:  # of which no range can be asked for
             return b""
-        with self._errors():
-            system, root = self._place
-            return system.cat_file(f"{root}/{path}", start=0, end=size)
+        return self._range(path, 0, size)
 
     def download(self, path: str, into: Path, *, size: int) -> bool:
         """Copy an object to a file; return whether there is one."""
@@ -107,16 +114,21 @@ class FileSystemObjects:
             while left > 0:
                 process.pause(0)
                 block = self._range(path, min(there, size + 1) - left, min(BLOCK, left))
-                if not block:
-                    break
                 target.write(block)  # an error of this machine, not of the store
                 left -= len(block)
         return True
 
     def _range(self, path: str, start: int, length: int) -> bytes:
-        with self._errors():
+        with self._errors(length):
             system, root = self._place
-            return system.cat_file(f"{root}/{path}", start=start, end=start + length)
+            block = system.cat_file(f"{root}/{path}", start=start, end=start + length, **self._within(length))
+        if len(block) != length:  # it is not the range that was asked for
+            raise ObjectError(f"{len(block):,} bytes were sent, and {length:,} asked for", ends=False)
+        return block
+
+    def _within(self, size: int) -> dict[str, float]:
+        """Return the option that ends a call which takes too long for so many bytes, where there is such an option."""
+        return {"timeout": patience(self._timeout, size)} if self._place[0].async_impl else {}
 
     def size(self, path: str) -> int | None:
         """Return the bytes of an object; None if there is none."""
@@ -124,14 +136,14 @@ class FileSystemObjects:
             system, root = self._place
             system.invalidate_cache()  # what was not there before may be there now
             try:
-                size = system.info(f"{root}/{path}").get("size")
+                size = system.info(f"{root}/{path}", **self._within(0)).get("size")
             except FileNotFoundError:
                 return None
         return size if isinstance(size, int) else None
 
     def write(self, path: str, content: Path | bytes) -> None:
         """Write an object; where it would be seen before it is complete, beside, and move it."""
-        with self._errors():
+        with self._errors(_size(content)):
             system, root = self._place
             target = f"{root}/{path}"
             if self._scheme in WHOLE:
@@ -147,21 +159,34 @@ class FileSystemObjects:
                 # Else another one has sent the same object, and moved it.
 
     def _send(self, system: _FileSystem, target: str, content: Path | bytes) -> None:
+        within = self._within(_size(content))
         if isinstance(content, bytes):
-            system.pipe_file(target, content)
+            system.pipe_file(target, content, **within)
             return
-        system.put_file(str(content), target, callback=self._paced())
+        system.put_file(str(content), target, callback=self._paced(), **within)
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _errors(self, size: int = 0) -> Iterator[None]:
+        """Make errors of a call one of the kind that stores have.
+
+        Args:
+            size: bytes that the call sends or gets.
+        """
         try:
             yield
-        except ForgeError:
+        except (ForgeError, ObjectError):
             raise
+        except self._slow:
+            seconds = patience(self._timeout, size)
+            raise ObjectError(f"there was no whole answer within {seconds:.0f} seconds", ends=True) from None
         except FileNotFoundError as error:  # such as the bucket
             raise ObjectError(_brief(error), ends=True) from None
         except Exception as error:  # noqa: BLE001  # each kind of file system has errors of its own
             raise ObjectError(_brief(error), ends=True) from None
+
+
+def _size(content: Path | bytes) -> int:
+    return content.stat().st_size if isinstance(content, Path) else len(content)
 
 
 def _paced(callback: type[object]) -> type[object]:
@@ -195,6 +220,7 @@ class S3Kind:
                 "connect_timeout": settings.timeout,
                 "read_timeout": settings.timeout,
                 "retries": {"max_attempts": TRIES},
+                "http_session_cls": bounded_session(),
             },
             "use_listings_cache": False,
             "skip_instance_cache": True,
@@ -204,7 +230,7 @@ class S3Kind:
             options |= {"key": found.user, "secret": found.password}
         if settings.endpoint:
             options["endpoint_url"] = settings.endpoint
-        return FileSystemObjects(settings.url, options)
+        return FileSystemObjects(settings.url, options, timeout=settings.timeout)
 
 
 class OtherKind:
@@ -214,7 +240,7 @@ class OtherKind:
 
     def open(self, settings: ObjectStoreSettings) -> FileSystemObjects:
         """Return the objects below the URL."""
-        return FileSystemObjects(settings.url, {"skip_instance_cache": True})
+        return FileSystemObjects(settings.url, {"skip_instance_cache": True}, timeout=settings.timeout)
 
 
 S3 = S3Kind()

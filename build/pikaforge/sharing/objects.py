@@ -16,6 +16,20 @@ EXTRA = "store"
 """The extra of this project with Python packages for stores."""
 NAME = "store"
 """Of the store among destinations: its credentials are in PIKAFORGE_STORE_USER and so on."""
+SLOWEST = 1 << 17
+"""Bytes that have to come in a second."""
+PATIENCE = 3
+"""Times the seconds without an answer, for a request of any size."""
+
+
+def patience(timeout: float, size: int) -> float:
+    """Return the seconds that a whole request may take. A slower store is ended: what it has is sooner made here.
+
+    Args:
+        timeout: seconds without an answer.
+        size: bytes of the object.
+    """
+    return PATIENCE * timeout + size / SLOWEST
 
 
 class ObjectError(Exception):

@@ -19,17 +19,13 @@ from pikaforge.host.http import Content, ErrorKind, HttpError, Login, Retries, p
 from pikaforge.publish.sites.client import authorization
 from pikaforge.publish.sites.credentials import advice
 from pikaforge.publish.sites.webdav import NO_FOLDER, NO_MOVE, beside, drained
-from pikaforge.sharing.objects import NAME, ObjectError, ObjectStoreSettings
+from pikaforge.sharing.objects import NAME, ObjectError, ObjectStoreSettings, patience
 
 if TYPE_CHECKING:
     from pikaforge.host.http_session import Answer, Client
 
 RETRIES = Retries(tries=2, wait=process.pause)
 """Few: what cannot be had is made here."""
-SLOWEST = 1 << 17
-"""Bytes that have to come in a second."""
-PATIENCE = 3
-"""Times the seconds without an answer, for a request of any size."""
 MISSING = (404, 410)
 OF_ONE: Collection[ErrorKind] = ("cut", "size", "file")
 """Kinds of errors that another object need not have."""
@@ -155,7 +151,7 @@ class Web:
         size += _size(body)
         try:
             client = self._client
-            with client.within(PATIENCE * self._timeout[1] + size / SLOWEST):
+            with client.within(patience(self._timeout[1], size)):
                 return client.ask(method, self._url(path), judged, body=body, headers=headers, final=also)
         except HttpError as error:
             cut = "the answer was cut off: " if error.kind == "cut" else ""
