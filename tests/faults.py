@@ -1,4 +1,4 @@
-"""Calls of the system that fail: each change of a folder in turn, once or from then on.
+"""Calls of the system that fail: each change of a folder in turn, once or from then on; or the process is killed there.
 
 Python's audit hooks (PEP 578) see a change before it is made, so an error that the hook raises is one of the system at
 that place. No change can be forgotten, whatever the code does. `fsync` and `os.write` are not audited, and are replaced
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import stat
 import sys
 import threading
@@ -34,6 +35,8 @@ PATHS = {
     "os.link": 2,
 }
 """Changes, and how many of their arguments are paths."""
+KILLED = 0
+"""In the place of an error's number: the process is killed."""
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
@@ -92,6 +95,8 @@ class Fault:
         place = len(self.seen) - 1
         if place == self._at or (self._lasts and place > self._at >= 0):
             self.hits += 1
+            if self._number == KILLED:
+                os.kill(os.getpid(), signal.SIGKILL)
             raise OSError(self._number, os.strerror(self._number))
 
 
@@ -121,7 +126,7 @@ def fault(
         root: the folder.
         patch: replaces functions.
         at: number of the change, from 0.
-        number: of the error.
+        number: of the error, or KILLED.
         lasts: whether all later changes fail, too, as on a disk that has become read-only.
     """
     global _active, _installed  # noqa: PLW0603  # an audit hook cannot be taken away
@@ -154,6 +159,24 @@ def attempt(work: Callable[[], object]) -> Exception | None:
     except (OSError, ForgeError) as error:
         return error
     return None
+
+
+class DeathError(Exception):
+    """The process of the work was killed."""
+
+
+def killed(root: Path, patch: pytest.MonkeyPatch, work: Callable[[], object], *, at: int) -> DeathError:
+    """Do something in a process of its own, which is killed before a change below a folder; see `fault`."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            with fault(root, patch, at=at, number=KILLED):
+                work()
+        finally:  # it was not killed
+            os._exit(0)
+    status = os.waitpid(pid, 0)[1]
+    assert os.WIFSIGNALED(status), f"change {at} was not made"
+    return DeathError(f"killed by signal {os.WTERMSIG(status)}")
 
 
 def started_again(folder: Path) -> None:

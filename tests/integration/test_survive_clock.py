@@ -1,6 +1,7 @@
-"""The clock is set back: what is there stays up to date, the bytes are the same, and locks are no older than they are.
+"""The clock is set back, or on: what is there stays up to date, the bytes are the same, and locks are no older than they
+are.
 
-The tool's clock runs ahead, and the times of files with it; then it is what it is.
+The tool's clock runs ahead, and the times of files with it; then it is what it is; then it runs ahead again.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def later(folders: Iterator[Path] | list[Path]) -> int:
 @pytest.mark.engine
 @pytest.mark.xdist_group("survival")
 @pytest.mark.long(60)
-def test_builds_after_the_clock_was_set_back(survivor: Survivor, ahead: dict[str, str]) -> None:
+def test_builds_after_the_clock_was_set_back_and_on(survivor: Survivor, ahead: dict[str, str]) -> None:
     project = survivor.project
     survivor.begin_anew()
     status, text = survivor.run(env=ahead)
@@ -70,7 +71,13 @@ def test_builds_after_the_clock_was_set_back(survivor: Survivor, ahead: dict[str
     later([project.dist])
     status, text = survivor.run()
     assert (status, digests(project.dist)) == (0, survivor.bytes), text
-    print(f"clock: built a year ahead, {dated} files dated so; then 4 builds with the clock set back, all alike")
+    status, text = survivor.run(env=ahead)
+    assert (status, "everything is up to date" in text) == (0, True), text
+    shutil.rmtree(project.out / "store" / "package")
+    status, text = survivor.run(env=ahead)
+    assert status == 0, text
+    survivor.as_ever(text)
+    print(f"clock: a year ahead, {dated} files dated so; then 4 builds with the clock set back, and 2 ahead; all alike")
 
 
 def test_a_lock_of_a_server_whose_clock_was_set_back_has_no_age() -> None:

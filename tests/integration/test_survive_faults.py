@@ -1,6 +1,7 @@
 """Each call that changes a folder fails in turn: what is there stays whole, and the next run ends with the same bytes.
 
-A call fails once, or it and all that come after it do, as on a disk that has become read-only. See `tests/faults.py`.
+A call fails once, or it and all that come after it do, as on a disk that has become read-only; or the process is killed
+before it. See `tests/faults.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import thorough
-from faults import attempt, fault, started_again
+from faults import KILLED, attempt, fault, killed, started_again
 from integration.test_survive_power import FILES, KEY, root_at, served, stocked, store_result, sums_are_right
 from publishing import Shelf
 from survival import TRACE, digests, seed_of
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
     from conftest import Project
 
 __all__ = ["stocked"]  # a fixture
-WAYS = ((errno.EIO, False), (errno.ENOSPC, False), (errno.EDQUOT, False), (errno.EROFS, True))
-"""Errors, and whether all later calls fail, too."""
+WAYS = ((errno.EIO, False), (errno.ENOSPC, False), (errno.EDQUOT, False), (errno.EROFS, True), (KILLED, False))
+"""Errors, and whether all later calls fail, too; and the end of the process."""
 SOME = 3
 """Calls of what takes long to be done again, for each error in a plain run."""
 Case = tuple[Path, str, Exception | None]
@@ -56,32 +57,36 @@ class Failing:
             work: is done there.
             some: chooses calls in a plain run; else it is each of them.
         """
-        calls = self._count(setup, work)
-        assert calls > 1
+        seen = self._seen(setup, work)
+        assert len(seen) > 1
         for number, lasts in WAYS:
-            chosen = range(calls)
-            places = chosen if some is None or thorough.whole("survival") else some.sample(chosen, min(SOME, calls))
+            name = errno.errorcode.get(number, "SIGKILL")
+            chosen = range(len(seen))
+            places = chosen if some is None or thorough.whole("survival") else some.sample(chosen, min(SOME, len(seen)))
             for at in places:
-                top = self._folder / f"{errno.errorcode[number]}-{at}"
+                top = self._folder / f"{name}-{at}"
                 top.mkdir(parents=True)
                 setup(top)
-                with fault(top, self._patch, at=at, number=number, lasts=lasts) as found:
-                    error = attempt(partial(work, top))
-                assert found.hits, f"call {at} of {calls} was not made"
+                if number == KILLED:
+                    error: Exception | None = killed(top, self._patch, partial(work, top), at=at)
+                else:
+                    with fault(top, self._patch, at=at, number=number, lasts=lasts) as found:
+                        error = attempt(partial(work, top))
+                    assert found.hits, f"call {at} of {len(seen)} was not made"
                 if lasts:
                     started_again(top)
-                yield top, f"{errno.errorcode[number]} of {found.seen[at]}: {error!r}", error
+                yield top, f"{name} at {seen[at]}: {error!r}", error
                 shutil.rmtree(top)
-            print(f"faults: {errno.errorcode[number]}{', lasting' if lasts else ''}: {len(places)} of {calls} calls")
+            print(f"faults: {name}{', lasting' if lasts else ''}: {len(places)} of {len(seen)} calls")
 
-    def _count(self, setup: Callable[[Path], object], work: Callable[[Path], object]) -> int:
+    def _seen(self, setup: Callable[[Path], object], work: Callable[[Path], object]) -> list[str]:
         top = self._folder / "whole"
         top.mkdir(parents=True)
         setup(top)
         with fault(top, self._patch, at=-1) as found:
             work(top)
         shutil.rmtree(top)
-        return len(found.seen)
+        return found.seen
 
 
 @pytest.fixture
