@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from pikaforge.errors import EngineError, FullDiskError, HostError, ProgramError
 from pikaforge.host import docker_context, engine_socket, podman, replies, watch
 from pikaforge.host.confinement import Abilities
-from pikaforge.host.disk import SAID
+from pikaforge.host.disk import SAID, has_no_room
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -48,6 +48,10 @@ SECONDS = re.compile(r"read timeout=([0-9.]+)")
 """In urllib3's words for an answer that did not come."""
 OK = 200
 """HTTP status of an answer that is what was asked for."""
+ANSWERED = (404, 409)
+"""HTTP statuses of errors that have nothing to do with a disk: something is not there, or is there already."""
+RUNS = "/run"
+"""Where engines note what runs (docker/ and containers/ below it)."""
 PROBE = 5.0
 """Seconds for an engine to say that it is there: after a call without an answer, and before the SDK is imported."""
 
@@ -151,12 +155,28 @@ def engine_full(said: str, *, also: str = "", where: str = "") -> FullDiskError:
         also: where else there may be no space.
         where: as in HostError.
     """
-    root, _ = _probed(lambda client: replies.parse(replies.EngineInfo, client.info()).root or "")
+    root = _root()
+    folder = next(_full_here(root), root) or "the folder"
     return FullDiskError(
-        f"no space left in {root or 'the folder'} of the container engine{also}: {said}",
+        f"no space left in {folder} of the container engine{also}: {said}",
         where=where,
         hint="`invoke images.remove` removes this tool's images, `docker system df` shows what else takes space there",
     )
+
+
+def _root() -> str:
+    """Return the folder with all that the engine has; "" if it does not say it now."""
+    return _probed(lambda client: replies.parse(replies.EngineInfo, client.info()).root or "")[0]
+
+
+def _full_here(root: str) -> Iterator[str]:
+    """Yield the folders of an engine of this machine that have no room.
+
+    Args:
+        root: see `_root`.
+    """
+    if address().startswith(engine_socket.UNIX):
+        yield from (folder for folder in (root, RUNS) if folder and has_no_room(Path(folder)))
 
 
 def _no_engine(error: Exception) -> HostError:
@@ -251,7 +271,8 @@ def engine_errors(what: str = "the engine failed", *, where: str = "", hint: str
         yield
     except sdk.errors.APIError as error:
         said = brief(error)
-        if SAID.search(said):
+        # What starts containers may not say why it could not write. So one looks, before anything is removed.
+        if SAID.search(said) or (error.status_code not in ANSWERED and next(_full_here(_root()), "")):
             raise engine_full(said, where=where) from error
         advice = next((advice for pattern, advice in podman.HINTS.items() if re.search(pattern, said)), hint)
         raise EngineError(f"{what}: {said}", where=where, hint=advice) from error

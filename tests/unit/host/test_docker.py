@@ -18,7 +18,7 @@ import requests
 import urllib3
 from docker.errors import APIError, DockerException
 
-from pikaforge.errors import HostError
+from pikaforge.errors import EngineError, FullDiskError, HostError
 from pikaforge.host import connection, machine, podman, replies
 from pikaforge.host.connection import SOCKETS, brief, engine_errors, environment
 from pikaforge.host.container import unpack
@@ -143,6 +143,27 @@ def test_other_errors_have_the_hint_of_who_asked() -> None:
     with pytest.raises(HostError) as caught, engine_errors("it could not", hint="ask again"):
         raise said("something\nelse")
     assert (caught.value.message, caught.value.hint) == ("it could not: something else", "ask again")
+
+
+RUNC = "runc create failed: unable to start container process: unable to store init state: %!w(<nil>): unknown"
+"""What runc said where the disk was full (version 1.1, under dockerd 20.10)."""
+
+
+@pytest.mark.parametrize("full", ["/var/lib/docker", "/run"])
+def test_a_full_disk_of_which_the_engine_says_nothing(monkeypatch: pytest.MonkeyPatch, full: str) -> None:
+    monkeypatch.setattr(connection, "_root", lambda: "/var/lib/docker")
+    monkeypatch.setattr(connection, "has_no_room", lambda folder: str(folder) == full)
+    monkeypatch.setattr(connection, "address", lambda: "unix:///var/run/docker.sock")
+    with pytest.raises(FullDiskError) as caught, engine_errors(where="container x"):
+        raise said(RUNC)
+    assert caught.value.message == f"no space left in {full} of the container engine: {RUNC}"
+    assert caught.value.where == "container x"
+    for status in (404, 409):  # such errors come from no disk
+        with pytest.raises(EngineError), engine_errors():
+            raise said(RUNC, status)
+    monkeypatch.setattr(connection, "address", lambda: "tcp://elsewhere:2376")
+    with pytest.raises(EngineError), engine_errors():  # the folders here are not the engine's
+        raise said(RUNC)
 
 
 def refused() -> Exception:
