@@ -1,4 +1,4 @@
-"""The clock is set back, or on: what is there stays up to date, bytes are the same, and locks are no older than they are.
+"""The clock is set back, or on: what is there stays up to date, bytes are the same, and locks are no older than before.
 
 The tool's clock runs ahead, and the times of files with it; then it is what it is; then it runs ahead again.
 """

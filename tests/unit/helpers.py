@@ -17,7 +17,7 @@ import yaml
 from pikaforge.config import load
 from pikaforge.config.schema import Spec
 from pikaforge.cpu.microarch import features
-from pikaforge.errors import ForgeError
+from pikaforge.errors import ForgeError, FullDiskError
 from pikaforge.formats.product_package import PackageAbout
 from pikaforge.host.download import Downloads
 from pikaforge.host.job import Executed, Input, Job, JobResult, RunningServer, ServerJob
@@ -192,6 +192,7 @@ class FakeEngine:
         self.aborted = 0
         self.settled = 0
         self.verified = 0
+        self.full: FullDiskError | None = None
 
     def verify(self) -> None:
         self.verified += 1
@@ -244,6 +245,10 @@ class FakeEngine:
 
     def known_cpu_flags(self) -> frozenset[str] | None:
         return self.cpu_flags("")
+
+    def refuse_full(self) -> None:
+        if self.full:
+            raise self.full
 
     def sweep(self, notice: Callable[[str], None] = ignore) -> int:
         return 0

@@ -64,6 +64,9 @@ class FarmEngine:
         """Return nothing, as `cpu_flags`."""
         return frozenset()
 
+    def refuse_full(self) -> None:
+        """Return: nothing is written here."""
+
     def sweep(self, notice: Callable[[str], None] = ignore) -> int:
         """Return 0: each node's process sweeps its own engine."""
         return 0

@@ -44,6 +44,7 @@ ENDED = (
     "its own log says why (`journalctl -u docker`, or -u podman)\n"
     "`bash setup.sh` starts it; run this again then: it goes on where it was"
 )
+ROOM = "`invoke images.remove` removes this tool's images, `docker system df` shows what else takes space there"
 SECONDS = re.compile(r"read timeout=([0-9.]+)")
 """In urllib3's words for an answer that did not come."""
 OK = 200
@@ -156,12 +157,14 @@ def engine_full(said: str, *, also: str = "", where: str = "") -> FullDiskError:
         where: as in HostError.
     """
     root = _root()
-    folder = next(_full_here(root), root) or "the folder"
-    return FullDiskError(
-        f"no space left in {folder} of the container engine{also}: {said}",
-        where=where,
-        hint="`invoke images.remove` removes this tool's images, `docker system df` shows what else takes space there",
-    )
+    folder = _full_here(root) or root or "the folder"
+    return FullDiskError(f"no space left in {folder} of the container engine{also}: {said}", where=where, hint=ROOM)
+
+
+def refuse_full_engine() -> None:
+    """Raise FullDiskError if a folder of an engine of this machine has no room."""
+    if folder := _full_here(_root()):
+        raise FullDiskError(f"no space left in {folder} of the container engine", hint=ROOM)
 
 
 def _root() -> str:
@@ -169,14 +172,11 @@ def _root() -> str:
     return _probed(lambda client: replies.parse(replies.EngineInfo, client.info()).root or "")[0]
 
 
-def _full_here(root: str) -> Iterator[str]:
-    """Yield the folders of an engine of this machine that have no room.
-
-    Args:
-        root: see `_root`.
-    """
-    if address().startswith(engine_socket.UNIX):
-        yield from (folder for folder in (root, RUNS) if folder and has_no_room(Path(folder)))
+def _full_here(root: str) -> str:
+    """Return a folder without room of an engine of this machine, which has `root`; "" if there is none."""
+    if not address().startswith(engine_socket.UNIX):
+        return ""
+    return next((folder for folder in (root, RUNS) if folder and has_no_room(Path(folder))), "")
 
 
 def _no_engine(error: Exception) -> HostError:
@@ -272,7 +272,7 @@ def engine_errors(what: str = "the engine failed", *, where: str = "", hint: str
     except sdk.errors.APIError as error:
         said = brief(error)
         # What starts containers may not say why it could not write. So one looks, before anything is removed.
-        if SAID.search(said) or (error.status_code not in ANSWERED and next(_full_here(_root()), "")):
+        if SAID.search(said) or (error.status_code not in ANSWERED and _full_here(_root())):
             raise engine_full(said, where=where) from error
         advice = next((advice for pattern, advice in podman.HINTS.items() if re.search(pattern, said)), hint)
         raise EngineError(f"{what}: {said}", where=where, hint=advice) from error

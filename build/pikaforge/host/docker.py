@@ -21,7 +21,7 @@ from pikaforge.cpu import emulation
 from pikaforge.errors import EngineError, HostError
 from pikaforge.host import confinement, engine_socket, machine, memory_watch, podman, replies, sweeping
 from pikaforge.host.confinement import NOBODY, USUAL, Bounds
-from pikaforge.host.connection import LABEL, address, brief, engine_errors, engine_full, load_sdk
+from pikaforge.host.connection import LABEL, address, brief, engine_errors, engine_full, load_sdk, refuse_full_engine
 from pikaforge.host.container import ROOT, ContainerServer, fetch_outputs, printed, unpack
 from pikaforge.host.container_inputs import Folders, fill
 from pikaforge.host.disk import LEAST, full_disk_errors, said_in
@@ -122,6 +122,10 @@ class DockerEngine(EngineImages):
 
     def _labels(self, kind: str) -> dict[str, str]:
         return {f"{LABEL}.kind": kind, sweeping.OWNER: self._run_id.text}
+
+    def refuse_full(self) -> None:
+        """As `Engine.refuse_full`, with the folders of an engine of this machine."""
+        refuse_full_engine()
 
     def sweep(self, notice: Callable[[str], None] = ignore) -> int:
         """Remove containers and networks of runs that have ended; return how many those were."""

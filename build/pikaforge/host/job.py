@@ -231,6 +231,15 @@ class Engine(Protocol):
     def known_cpu_flags(self) -> frozenset[str] | None:
         """Return the flags as `cpu_flags` does; None if they cannot be known before an image is made."""
 
+    def refuse_full(self) -> None:
+        """Look at the disk on which jobs and servers write, as far as it can be seen from here.
+
+        A server's failure may come from a full disk without a word of that.
+
+        Raises:
+            FullDiskError: it has no room.
+        """
+
     def sweep(self, notice: Callable[[str], None] = ignore) -> int:
         """Remove what killed runs have left; return how many things that were.
 

@@ -84,6 +84,10 @@ class HostEngine:
         """Return the bytes of memory of this machine."""
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
+    def refuse_full(self) -> None:
+        """As `Engine.refuse_full`: that of the work folders."""
+        refuse_full(next(folder for folder in (self._work, *self._work.absolute().parents) if folder.exists()))
+
     def sweep(self, notice: Callable[[str], None] = ignore) -> int:
         """Remove work folders of runs that have ended; return how many those were."""
         removed = 0

@@ -13,7 +13,7 @@ from unit.cell_results import result as stage_result
 from unit.helpers import WITHOUT_SERVER, Ending, FakeEngine, make_spec, members, tar_of, the_cell
 
 from pikaforge.config.product import Conf
-from pikaforge.errors import EXIT_STAGE, HostError, StageError
+from pikaforge.errors import EXIT_STAGE, FullDiskError, HostError, StageError
 from pikaforge.host.confinement import Bounds
 from pikaforge.host.job import Executed, Input
 from pikaforge.host.store import Result
@@ -204,6 +204,23 @@ def test_all_checks_that_failed_are_told(run: Callable[..., Result], fake: FakeE
         "check info: step 1: sent INFO; wanted a match of 'role:master'; got (error) LOADING (#988)",
         "check stop: sent SIGTERM; wanted exit status 0; killed by SIGSEGV",
     )
+
+
+FULL = FullDiskError("no space left in /var/lib/docker of the container engine")
+
+
+def test_what_fails_on_a_full_disk_is_not_the_products_fault(
+    run: Callable[..., Result], fake: FakeEngine, wire: Wire
+) -> None:
+    wire.replies["INFO"] = ErrorReply("ERR")
+    fake.full = FULL
+    with pytest.raises(FullDiskError, match="no space left in /var/lib/docker"):
+        run()
+
+
+def test_the_disk_decides_nothing_where_all_is_good(run: Callable[..., Result], fake: FakeEngine) -> None:
+    fake.full = FULL
+    assert run()
 
 
 def test_a_version_that_is_another(run: Callable[..., Result], fake: FakeEngine) -> None:

@@ -123,6 +123,7 @@ def make(
     Raises:
         StageError: a required check failed, the server died, or nothing can be tried here. The failed exchange and the
             last lines of the logs are in it, and `SmokeFacts` without `tried` and `checks`.
+        FullDiskError: a check failed, and the engine's disk is full.
     """
     run = _SmokeRun(workspace, spec, cell, compiled, image.read(ImageStageFacts).runtime)
     native, emulated = run.native_way(), run.emulated_way(emulator)
@@ -234,6 +235,8 @@ class _SmokeRun:
         runner = SmokeRunner(self._workspace, self._place(way), checks)
         problem, status = runner.run()
         failed = [check for check in runner.records if check.failed and check.required]
+        if problem or failed:
+            self._workspace.engine.refuse_full()  # which is not the product's fault
         if not problem and failed:
             made = sum(not check.skipped for check in runner.records)
             problem = f"{len(failed)} of {made} smoke checks failed: {', '.join(check.name for check in failed)}"
