@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
+import signal as signals
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -18,44 +18,67 @@ import asyncssh
 ADDRESS = "127.0.0.1"
 
 
-async def run(process: asyncssh.SSHServerProcess[bytes]) -> None:
-    """Run the command of a session."""
-    child = await asyncio.create_subprocess_shell(
-        process.command or "exit 1",
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        start_new_session=True,
-    )
-    assert child.stdout is not None and child.stderr is not None
+class Command(asyncssh.SSHServerSession[bytes]):
+    """A session with one command."""
 
-    async def copy(source: asyncio.StreamReader, target: asyncssh.SSHWriter[bytes]) -> None:
-        while block := await source.read(1 << 16):
-            with suppress(OSError):  # the client is gone
-                target.write(block)
+    _channel: asyncssh.SSHServerChannel[bytes]
+    _command = ""
+    _group = 0
+    """Its processes, once it has begun."""
 
-    async def pass_on() -> None:
-        try:
-            await process.stdin.read()
-        except asyncssh.SignalReceived as sent:
+    def connection_made(self, chan: asyncssh.SSHServerChannel[bytes]) -> None:
+        self._channel = chan
+
+    def exec_requested(self, command: str) -> bool:
+        self._command = command
+        return True
+
+    def session_started(self) -> None:
+        self._running = asyncio.ensure_future(self._run())
+
+    def signal_received(self, signal: str) -> None:
+        if self._group:
             with suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.Signals[f"SIG{sent.signal}"])
+                os.killpg(self._group, getattr(signals, f"SIG{signal}"))
 
-    signals = asyncio.ensure_future(pass_on())
-    await asyncio.gather(copy(child.stdout, process.stdout), copy(child.stderr, process.stderr))
-    process.exit(await child.wait())
-    signals.cancel()
+    async def _run(self) -> None:
+        child = await asyncio.create_subprocess_shell(
+            self._command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        self._group = child.pid
+        assert child.stdout is not None and child.stderr is not None
+        await asyncio.gather(self._copy(child.stdout, None), self._copy(child.stderr, asyncssh.EXTENDED_DATA_STDERR))
+        status = await child.wait()
+        with suppress(OSError):  # the client is gone
+            self._channel.exit(status)
+
+    async def _copy(self, source: asyncio.StreamReader, kind: int | None) -> None:
+        while block := await source.read(1 << 16):
+            with suppress(OSError):
+                self._channel.write(block, kind)
+
+
+class Server(asyncssh.SSHServer):
+    """A connection of a client."""
+
+    def session_requested(self) -> Command:
+        """Give each command a session of its own."""
+        return Command()
 
 
 async def serve(home: Path) -> None:
     """Serve until the end of this process."""
     host, user = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
-    server = await asyncssh.listen(
+    server = await asyncssh.create_server(
+        Server,
         ADDRESS,
         0,
         server_host_keys=[host],
         authorized_client_keys=asyncssh.import_authorized_keys(user.export_public_key().decode()),
-        process_factory=run,
         encoding=None,
     )
     folder = home / ".ssh"

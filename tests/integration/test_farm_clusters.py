@@ -89,6 +89,7 @@ def surroundings(tmp_path: Path) -> dict[str, str]:
     return {
         **os.environ,
         "PYTHONPATH": path,
+        "PYTHONDONTWRITEBYTECODE": "1",  # none beside the examples
         "CHECKOUT": str(tmp_path / "check out"),
         "PIKAFORGE_STORE": str(tmp_path / "shared"),
         "PIKAFORGE_FARM_OUT": str(tmp_path / "workers"),

@@ -31,9 +31,9 @@ def bucket(url: str, *, timeout: float) -> ObjectStore:
 
 @pytest.fixture
 def large(tmp_path: Path) -> Path:
-    """A file that is sent in parts."""
+    """A file. Its server is in this process, too, so that it is held in memory more than once."""
     path = tmp_path / "large"
-    path.write_bytes(bytes(60 * MIB))
+    path.write_bytes(bytes(4 * MIB))
     return path
 
 
