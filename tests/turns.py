@@ -91,9 +91,9 @@ PARTS: Mapping[str, int] = {
 `module::pattern` for those of its tests whose names match; the module's own entry stands for all others of it.
 `pytest --costs` prints the seconds; half a second is added for each start of a container. Those that no run has shown
 yet are what the tests' marks `long` say."""
-SHARE = 200
+SHARE = 150
 """What a share costs at most, if it is not a single part that costs more."""
-BUDGET = 400
+BUDGET = 350
 """What the parts of one run cost at most, if its share, or the first part that was changed, does not cost more."""
 
 

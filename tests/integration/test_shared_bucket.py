@@ -94,6 +94,11 @@ def test_one_that_sends_another_range_is_noticed(tmp_path: Path, sent: int) -> N
             within(60, lambda: found.read("x", limit=100))
 
 
+def test_what_cannot_be_read_is_an_error_of_the_object(tmp_path: Path) -> None:
+    with endless(200, 0) as url, pytest.raises(ObjectError, match="FileNotFoundError"):
+        within(60, lambda: bucket(url, timeout=5).write("x", tmp_path / "gone"))
+
+
 def test_a_bound_follows_from_the_range() -> None:
     assert most({}) == MESSAGE
     assert most({"Range": "bytes=0-9"}) == MESSAGE

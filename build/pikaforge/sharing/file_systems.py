@@ -21,7 +21,7 @@ from pikaforge.host import extras, process
 from pikaforge.host.http import redacted
 from pikaforge.host.text import one_line, size_text
 from pikaforge.publish.sites.webdav import beside
-from pikaforge.sharing.objects import EXTRA, ObjectError, ObjectStoreSettings, patience
+from pikaforge.sharing.objects import EXTRA, ObjectError, ObjectStoreSettings, patience, size_of
 from pikaforge.sharing.s3_answers import bounded_session
 
 BLOCK = 8 << 20
@@ -143,7 +143,7 @@ class FileSystemObjects:
 
     def write(self, path: str, content: Path | bytes) -> None:
         """Write an object; where it would be seen before it is complete, beside, and move it."""
-        with self._errors(_size(content)):
+        with self._errors(size_of(content)):
             system, root = self._place
             target = f"{root}/{path}"
             if self._scheme in WHOLE:
@@ -159,7 +159,7 @@ class FileSystemObjects:
                 # Else another one has sent the same object, and moved it.
 
     def _send(self, system: _FileSystem, target: str, content: Path | bytes) -> None:
-        within = self._within(_size(content))
+        within = self._within(size_of(content))
         if isinstance(content, bytes):
             system.pipe_file(target, content, **within)
             return
@@ -183,10 +183,6 @@ class FileSystemObjects:
             raise ObjectError(_brief(error), ends=True) from None
         except Exception as error:  # noqa: BLE001  # each kind of file system has errors of its own
             raise ObjectError(_brief(error), ends=True) from None
-
-
-def _size(content: Path | bytes) -> int:
-    return content.stat().st_size if isinstance(content, Path) else len(content)
 
 
 def _paced(callback: type[object]) -> type[object]:

@@ -32,6 +32,14 @@ def patience(timeout: float, size: int) -> float:
     return PATIENCE * timeout + size / SLOWEST
 
 
+def size_of(content: Path | bytes) -> int:
+    """Return the bytes of what is sent; 0 if it cannot be read, which is found when it is sent."""
+    try:
+        return content.stat().st_size if isinstance(content, Path) else len(content)
+    except OSError:
+        return 0
+
+
 class ObjectError(Exception):
     """An object cannot be read or written. The text is for people, and has no secret."""
 

@@ -19,7 +19,7 @@ from pikaforge.host.http import Content, ErrorKind, HttpError, Login, Retries, p
 from pikaforge.publish.sites.client import authorization
 from pikaforge.publish.sites.credentials import advice
 from pikaforge.publish.sites.webdav import NO_FOLDER, NO_MOVE, beside, drained
-from pikaforge.sharing.objects import NAME, ObjectError, ObjectStoreSettings, patience
+from pikaforge.sharing.objects import NAME, ObjectError, ObjectStoreSettings, patience, size_of
 
 if TYPE_CHECKING:
     from pikaforge.host.http_session import Answer, Client
@@ -148,7 +148,7 @@ class Web:
                 raise ObjectError(_refusal(method, answer), ends=answer.status != TOO_LARGE)
             return read(answer)
 
-        size += _size(body)
+        size += size_of(body or b"")
         try:
             client = self._client
             with client.within(patience(self._timeout[1], size)):
@@ -156,14 +156,6 @@ class Web:
         except HttpError as error:
             cut = "the answer was cut off: " if error.kind == "cut" else ""
             raise ObjectError(f"{method} failed: {cut}{error}", ends=error.kind not in OF_ONE) from None
-
-
-def _size(body: Content | None) -> int:
-    """Return the bytes of a body; 0 if it cannot be read, which is found when it is sent."""
-    try:
-        return body.stat().st_size if isinstance(body, Path) else len(body or b"")
-    except OSError:
-        return 0
 
 
 def _refusal(method: str, answer: Answer) -> str:
