@@ -59,7 +59,7 @@ class Machine:
         self.notices: list[str] = []
         self.store = Store(self.folder / "store")
         found = opened(
-            SharedStoreOptions.model_validate({"url": self.url, "timeout": 2, **self.options}),
+            SharedStoreOptions.model_validate({"url": self.url, "timeout": 5, **self.options}),
             {"HOME": str(self.folder), **self.environ},
             base=self.folder,
             cwd=self.folder,
@@ -187,7 +187,7 @@ def test_a_read_only_machine_puts_nothing_there(place: Place) -> None:
 def test_many_put_the_same_there_at_once(place: Place) -> None:
     machines = [place(f"writer-{number}") for number in range(4)]
     with ThreadPoolExecutor(4) as pool:
-        assert all(pool.map(Machine.put, machines))
+        assert all(pool.map(Machine.put, machines)), [machine.notices for machine in machines]
     assert place("reader").take() == FILES
     assert [notice for machine in machines for notice in machine.notices] == []
 

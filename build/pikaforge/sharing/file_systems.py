@@ -28,6 +28,7 @@ BLOCK = 8 << 20
 """Bytes that are asked for at once."""
 WHOLE = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl"})
 """Object stores: an object is there when it is complete. Elsewhere it is written beside, and moved."""
+S3_SCHEMES = ("s3", "s3a")
 TRIES = 2
 
 
@@ -46,6 +47,7 @@ class _FileSystem(Protocol):
     def makedirs(self, path: str, exist_ok: bool = False) -> None: ...
     def mv(self, path1: str, path2: str) -> None: ...
     def invalidate_cache(self) -> None: ...
+    def connect(self) -> object: ...  # of s3fs
 
 
 class FileSystemObjects:
@@ -90,6 +92,8 @@ class FileSystemObjects:
             if self._system is None:
                 found = cast("tuple[_FileSystem, str]", self._open_url(self._url, **self._options))
                 found[0].retries = TRIES
+                if self._scheme in S3_SCHEMES:
+                    found[0].connect()  # reads the service's description, which is no time of the server's
                 self._system = found
         return self._system
 
