@@ -148,22 +148,24 @@ def _probed(read: Callable[[DockerClient], str]) -> tuple[str, str]:
         return "", brief(error, within=handled)
 
 
-def engine_full(said: str, *, also: str = "", where: str = "") -> FullDiskError:
+def engine_full(said: str, *, folder: str = "", also: str = "", where: str = "") -> FullDiskError:
     """Return the error of an engine whose disk is full.
 
     Args:
         said: by the engine or by a job.
+        folder: that has no room, if that was seen.
         also: where else there may be no space.
         where: as in HostError.
     """
-    root = _root()
-    folder = _full_here(root) or root or "the folder"
+    if not folder:
+        root = _root()
+        folder = _full_here(root) or root or "the folder"
     return FullDiskError(f"no space left in {folder} of the container engine{also}: {said}", where=where, hint=ROOM)
 
 
 def refuse_full_engine() -> None:
     """Raise FullDiskError if a folder of an engine of this machine has no room."""
-    if folder := _full_here(_root()):
+    if folder := _full_here():
         raise FullDiskError(f"no space left in {folder} of the container engine", hint=ROOM)
 
 
@@ -172,11 +174,16 @@ def _root() -> str:
     return _probed(lambda client: replies.parse(replies.EngineInfo, client.info()).root or "")[0]
 
 
-def _full_here(root: str) -> str:
-    """Return a folder without room of an engine of this machine, which has `root`; "" if there is none."""
+def _full_here(root: str | None = None) -> str:
+    """Return a folder without room of an engine of this machine; "" if there is none. Others are not asked.
+
+    Args:
+        root: what `_root` returned, if it was asked already.
+    """
     if not address().startswith(engine_socket.UNIX):
         return ""
-    return next((folder for folder in (root, RUNS) if folder and has_no_room(Path(folder))), "")
+    folders = (_root() if root is None else root, RUNS)
+    return next((folder for folder in folders if folder and has_no_room(Path(folder))), "")
 
 
 def _no_engine(error: Exception) -> HostError:
@@ -272,8 +279,10 @@ def engine_errors(what: str = "the engine failed", *, where: str = "", hint: str
     except sdk.errors.APIError as error:
         said = brief(error)
         # What starts containers may not say why it could not write. So one looks, before anything is removed.
-        if SAID.search(said) or (error.status_code not in ANSWERED and _full_here(_root())):
-            raise engine_full(said, where=where) from error
+        told = SAID.search(said)
+        folder = "" if told or error.status_code in ANSWERED else _full_here()
+        if told or folder:
+            raise engine_full(said, folder=folder, where=where) from error
         advice = next((advice for pattern, advice in podman.HINTS.items() if re.search(pattern, said)), hint)
         raise EngineError(f"{what}: {said}", where=where, hint=advice) from error
     # struct.error: an engine that dies in the middle of a stream leaves half a frame of it.
