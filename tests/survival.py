@@ -54,12 +54,15 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
-def processes(mark: str) -> list[int]:
-    """Ids of the processes that a run has started, itself among them, without those that have ended."""
+def processes(mark: str, variable: str = MARK) -> list[int]:
+    """Ids of the processes that a run has started, itself among them, without those that have ended.
+
+    It is known by the value of a variable, which they all have.
+    """
     found = []
     for place in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if f"{MARK}={mark}\0".encode() in place.joinpath("environ").read_bytes() + b"\0":
+            if f"{variable}={mark}\0".encode() in place.joinpath("environ").read_bytes() + b"\0":
                 found.append(int(place.name))
     return found
 

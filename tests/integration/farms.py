@@ -27,12 +27,16 @@ QUICK = {"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "8s", "DASK_DISTRIBUTED__COM
 """Settings with which a worker that is stuck is given up sooner than after five minutes."""
 
 
+def tool_path() -> str:
+    """PYTHONPATH of programs that import this tool."""
+    return os.pathsep.join(filter(None, [str(ROOT / "build"), os.environ.get("PYTHONPATH", "")]))
+
+
 def connecting(script: str, address: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run a script that connects to an address, in a process of its own: the library keeps threads and settings."""
-    path = os.pathsep.join(filter(None, [str(ROOT / "build"), os.environ.get("PYTHONPATH", "")]))
     return subprocess.run(
         [sys.executable, "-c", script, address],
-        env={**os.environ, **(env or {}), "PYTHONPATH": path},
+        env={**os.environ, **(env or {}), "PYTHONPATH": tool_path()},
         capture_output=True,
         text=True,
         timeout=100,
@@ -126,8 +130,7 @@ class Farm:
         argv += ["--local-directory", str(self.folder / f"{name}-dask"), *words]
         if self.images is not None:  # they are in the engine, too
             shutil.copytree(self.images, self.folder / f"{name}-out" / "store" / "image", dirs_exist_ok=True)
-        path = os.pathsep.join(filter(None, [str(ROOT / "build"), os.environ.get("PYTHONPATH", "")]))
-        own = {"PYTHONPATH": path, "PIKAFORGE_FARM_OUT": str(self.folder / f"{name}-out")}
+        own = {"PYTHONPATH": tool_path(), "PIKAFORGE_FARM_OUT": str(self.folder / f"{name}-out")}
         surroundings = {**self.env, **own, **(env or {})}
         made = Program(f"{name}-{self._count}", argv, self.folder, surroundings, self._enter)
         made.wait_for("Registered to:")

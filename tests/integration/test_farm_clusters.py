@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from integration.farms import tool_path
+from survival import processes
 
 from pikaforge.host.connection import address
 
@@ -85,10 +87,9 @@ def surroundings(tmp_path: Path) -> dict[str, str]:
     (tmp_path / "check out" / ".farm").symlink_to(sys.prefix)
     for name in ("shared", "home", "tmp", "queue", "bin"):
         (tmp_path / name).mkdir()
-    path = os.pathsep.join(filter(None, [str(ROOT / "build"), os.environ.get("PYTHONPATH", "")]))
     return {
         **os.environ,
-        "PYTHONPATH": path,
+        "PYTHONPATH": tool_path(),
         "PYTHONDONTWRITEBYTECODE": "1",  # none beside the examples
         "CHECKOUT": str(tmp_path / "check out"),
         "PIKAFORGE_STORE": str(tmp_path / "shared"),
@@ -109,18 +110,6 @@ def project(tiny: Callable[..., Project], surroundings: dict[str, str]) -> Proje
     made.change(natively)
     shutil.copytree(made.out / "store" / "image", Path(surroundings["PIKAFORGE_FARM_OUT"]) / "store" / "image")
     return made
-
-
-def users(store: str) -> list[int]:
-    """The processes that have a shared store."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if f"PIKAFORGE_STORE={store}".encode() in path.read_bytes().split(b"\0"):
-                found.append(int(path.parent.name))
-        except OSError:
-            continue
-    return found
 
 
 def build_on(cluster: str, project: Project, surroundings: Mapping[str, str]) -> str:
@@ -144,7 +133,10 @@ def test_hosts_with_ssh(
             with program([sys.executable, "-c", CLUSTER.format(begin=SSH), str(EXAMPLES)], mine, "address ") as cluster:
                 assert cluster.startswith("tcp://127.0.0.1:")
                 assert "the farm has 2 workers" in build_on(cluster, project, surroundings)
-            until(lambda: users(surroundings["PIKAFORGE_STORE"]) == [sshd.pid], "the hosts run nothing any more")
+            until(
+                lambda: processes(surroundings["PIKAFORGE_STORE"], "PIKAFORGE_STORE") == [sshd.pid],
+                "the hosts run nothing any more",
+            )
         finally:
             sshd.kill()
 
@@ -169,4 +161,4 @@ def test_a_queue_of_jobs(
         build_on(cluster, project, surroundings)
     jobs = list((tmp_path / "queue").glob("*.sh"))
     assert 1 <= len(jobs) <= 2, "as many as adapt() may submit"
-    until(lambda: users(surroundings["PIKAFORGE_STORE"]) == [], "the jobs have ended")
+    until(lambda: processes(surroundings["PIKAFORGE_STORE"], "PIKAFORGE_STORE") == [], "the jobs have ended")
