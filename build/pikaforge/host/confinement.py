@@ -9,6 +9,8 @@ from __future__ import annotations
 import copy
 import io
 import posixpath
+import re
+import signal
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -46,6 +48,13 @@ FULL = ("File size limit exceeded", "File too large")
 """What programs print whose file has become too large (SIGXFSZ, EFBIG)."""
 CROWDED = ("Resource temporarily unavailable", "Cannot fork", "fork: retry")
 """What programs print that can start no other (EAGAIN of fork(2))."""
+KILL_ENDED = SIGNAL_BASE + signal.SIGKILL
+"""Exit status of a shell whose program got SIGKILL."""
+KILLED = re.compile(
+    r"Killed signal terminated program|unable to execute command: Killed|\*\*\* \[.*\] (Killed|Error 137)$"
+    rf"|^(.*: line \d+: +\d+ )?Killed( |$)|\bcode={KILL_ENDED}\b|\bsignal: (9|killed)\b"
+)
+"""What gcc, clang, make, shells, ninja, cargo and go print if a program that they have started got SIGKILL."""
 
 
 class OutputError(HostError):
@@ -286,24 +295,29 @@ def explained(bounds: Bounds, engine: Abilities, result: JobResult, *, killed: b
 
     Args:
         bounds: of the job.
-        engine: where it ran.
+        engine: where it ran. Without a limit of memory, it is never taken to have met that.
         result: says the limit already, if it was the job's log.
-        killed: whether the kernel has ended one of its processes for lack of memory.
+        killed: whether the engine says that the kernel has ended one of its processes for lack of memory. Of a
+            container that ends at once then, engines may not hear of it: containerd can read the end first.
         tail: the last lines of its log.
     """
-    met = result.exceeded or reason(bounds, engine, status=result.status, out_of_memory=killed, tail=tail)
-    memory = max(result.memory, memory_of(bounds, engine) if killed else 0)
-    return replace(result, exceeded=met, memory=memory, out_of_memory=killed)
+    limit = memory_of(bounds, engine) if engine.limits_memory else 0
+    if result.exceeded or result.timed_out:  # this tool has ended it
+        met, out = result.exceeded, killed
+    else:
+        met = reason(bounds, engine, status=result.status, out_of_memory=killed, tail=tail)
+        out = killed or (bool(limit) and met == _killed(bounds, engine))
+    return replace(result, exceeded=met, memory=max(result.memory, limit) if out else result.memory, out_of_memory=out)
 
 
 def reason(bounds: Bounds, engine: Abilities, *, status: int, out_of_memory: bool, tail: Sequence[str]) -> str:
-    """Return which limit a job has most likely met; "" if none.
+    """Return which limit a job has most likely met; "" if none. This tool has not killed it.
 
     Args:
         bounds: of the job.
         engine: where it ran.
         status: its exit status.
-        out_of_memory: whether the kernel has ended one of its processes for lack of memory.
+        out_of_memory: whether the kernel has ended one of its processes for lack of memory, as the engine says.
         tail: the last lines of its log.
     """
     if out_of_memory:
@@ -312,4 +326,16 @@ def reason(bounds: Bounds, engine: Abilities, *, status: int, out_of_memory: boo
         return f"a file became larger than {size_text(bounds.file)} (limits.file_mib)"
     if any(text in line for line in tail for text in CROWDED):
         return f"it may have had more than {bounds.processes} processes at once (limits.processes)"
+    if status == KILL_ENDED or any(KILLED.search(line) for line in tail):
+        return _killed(bounds, engine)
     return ""
+
+
+def _killed(bounds: Bounds, engine: Abilities) -> str:
+    limit = memory_of(bounds, engine) if engine.limits_memory else 0
+    if not limit:
+        return "a program of it was killed, most likely because this machine has no memory left"
+    return (
+        f"a program of it was killed, most likely because it needed more than {size_text(limit)} of memory "
+        "(limits.memory_mib, --memory)"
+    )

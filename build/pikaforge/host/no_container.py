@@ -163,10 +163,9 @@ class HostEngine:
             if status != 0:
                 if not (timed_out or exceeded):
                     _refuse_full(root, job.log)
-                exceeded = exceeded or confinement.reason(
-                    job.bounds, Abilities(), status=status, out_of_memory=False, tail=last_lines(job.log)
-                )
-                return JobResult(status=status, timed_out=timed_out, exceeded=exceeded)
+                result = JobResult(status=status, timed_out=timed_out, exceeded=exceeded)
+                unlimited = Abilities(limits_memory=False)
+                return confinement.explained(job.bounds, unlimited, result, killed=False, tail=last_lines(job.log))
             outputs = {path: _taken(root / path, into, job, path) for path in (*job.outputs, *job.facts)}
             return JobResult(status=0, outputs=outputs)
 

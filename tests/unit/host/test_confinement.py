@@ -63,6 +63,9 @@ def test_podman_without_root_limits_files_by_a_shell() -> None:
     assert "ulimit -f unlimited && " in podman.limited(("true",), {"core": 0})[2]
 
 
+KILLED = "a program of it was killed, most likely because it needed more than 1 GiB of memory (limits.memory_mib, "
+
+
 @pytest.mark.parametrize(
     ("status", "out_of_memory", "tail", "said"),
     [
@@ -72,7 +75,23 @@ def test_podman_without_root_limits_files_by_a_shell() -> None:
         (2, False, ["make: fork: Resource temporarily unavailable"], "it may have had more than 9 processes at once"),
         (2, False, ["sh: 1: Cannot fork"], "it may have had more than 9 processes at once (limits.processes)"),
         (2, False, ["error: expected ';'"], ""),
-        (137, False, [], ""),
+        (137, False, [], KILLED),
+        *(
+            (status, False, ["compiling", line, "the end"], KILLED)
+            for status, line in (
+                (2, "g++: fatal error: Killed signal terminated program cc1plus"),
+                (1, "clang: error: unable to execute command: Killed"),
+                (2, "make[1]: *** [Makefile:12: db/db_impl.o] Killed"),
+                (2, "make: *** [Makefile:9: all] Error 137"),
+                (2, "Killed"),
+                (2, "guest/script.sh: line 7:  4711 Killed                  ld -o pika *.o"),
+                (1, "FAILED: [code=137] src/pika.o"),
+                (101, "  process didn't exit successfully: `rustc` (signal: 9, SIGKILL: kill)"),
+                (1, "go: link: signal: killed"),
+            )
+        ),
+        (2, False, ["src/cgi.cc:137: error: Killed is not a type", "make: *** [cgi.o] Error 1"], ""),
+        (2, False, ["make: *** [Makefile:137: Killed.o] Error 1", "signal: 95", "code=1375"], ""),
     ],
 )
 def test_the_limit_that_was_met_is_named(status: int, out_of_memory: bool, tail: list[str], said: str) -> None:

@@ -52,6 +52,32 @@ def test_a_job_that_was_killed_has_used_its_limit() -> None:
     assert other == JobResult(status=1, memory=5000)
 
 
+def test_an_engine_may_not_hear_of_what_the_kernel_has_killed() -> None:
+    """Its container has ended before containerd reads the notice. So a death by SIGKILL is taken for that."""
+    bounds = Bounds(memory=1 << 30)
+    found = explained(bounds, Abilities(), JobResult(status=137, memory=5000), killed=False, tail=[])
+    assert (found.memory, found.out_of_memory) == (1 << 30, True)
+    assert "most likely because it needed more than 1 GiB of memory (limits.memory_mib" in found.exceeded
+
+
+@pytest.mark.parametrize(
+    "result",
+    [JobResult(status=137, timed_out=True), JobResult(status=137, exceeded="it printed more than 1 MiB")],
+    ids=["too long", "too much"],
+)
+def test_what_this_tool_has_killed_did_not_lack_memory(result: JobResult) -> None:
+    assert explained(Bounds(memory=1 << 30), Abilities(), result, killed=False, tail=["Killed"]) == result
+
+
+def test_without_a_limit_of_memory_the_machine_had_none_left() -> None:
+    found = explained(
+        Bounds(memory=1 << 30), Abilities(limits_memory=False), JobResult(status=137), killed=False, tail=[]
+    )
+    assert found == JobResult(
+        status=137, exceeded="a program of it was killed, most likely because this machine has no memory left"
+    )
+
+
 def test_the_largest_job_of_a_node_counts() -> None:
     used = UsedMemory()
     for result in (
