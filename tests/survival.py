@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,6 +65,19 @@ def processes(mark: str, variable: str = MARK) -> list[int]:
             if f"{variable}={mark}\0".encode() in place.joinpath("environ").read_bytes() + b"\0":
                 found.append(int(place.name))
     return found
+
+
+def listed(pids: Iterable[int]) -> str:
+    """Processes with state, threads' places in the kernel, and command line: a line each."""
+    lines = []
+    for pid in pids:
+        with suppress(OSError):
+            place = Path(f"/proc/{pid}")
+            state = place.joinpath("stat").read_text().rpartition(")")[2].split()[0]
+            waits = {thread.joinpath("wchan").read_text() for thread in place.glob("task/*")}
+            command = place.joinpath("cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            lines.append(f"{pid} {state} {' '.join(sorted(waits))} {command}")
+    return "\n".join(lines)
 
 
 def kill_tree(mark: str) -> int:

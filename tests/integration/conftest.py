@@ -309,12 +309,18 @@ def survivor(island: Island, shop: Shop, tmp_path_factory: pytest.TempPathFactor
     return survivor
 
 
-def wait_until(holds: Callable[[], object], what: str, timeout: float = 60.0) -> None:
-    """Look again and again until something holds; what is waited for tells nobody."""
+def wait_until(holds: Callable[[], object], what: str | Callable[[], str], timeout: float = 60.0) -> None:
+    """Look again and again until something holds; what is waited for tells nobody.
+
+    Args:
+        holds: what is waited for.
+        what: the same in words. A function is asked when time is up.
+        timeout: seconds.
+    """
     deadline = time.monotonic() + timeout
     while not holds():
         if time.monotonic() > deadline:
-            pytest.fail(f"not within {timeout:g} s: {what}")
+            pytest.fail(f"not within {timeout:g} s: {what if isinstance(what, str) else what()}")
         time.sleep(0.05)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from integration.farms import tool_path
-from survival import processes
+from survival import listed, processes
 
 from pikaforge.host.connection import address
 
@@ -120,6 +120,11 @@ def build_on(cluster: str, project: Project, surroundings: Mapping[str, str]) ->
     return done.text
 
 
+def running(surroundings: Mapping[str, str]) -> list[int]:
+    """The processes of hosts and jobs."""
+    return processes(surroundings["PIKAFORGE_STORE"], "PIKAFORGE_STORE")
+
+
 def test_hosts_with_ssh(
     project: Project, surroundings: dict[str, str], tmp_path: Path, until: Callable[..., None]
 ) -> None:
@@ -133,10 +138,8 @@ def test_hosts_with_ssh(
             with program([sys.executable, "-c", CLUSTER.format(begin=SSH), str(EXAMPLES)], mine, "address ") as cluster:
                 assert cluster.startswith("tcp://127.0.0.1:")
                 assert "the farm has 2 workers" in build_on(cluster, project, surroundings)
-            until(
-                lambda: processes(surroundings["PIKAFORGE_STORE"], "PIKAFORGE_STORE") == [sshd.pid],
-                "the hosts run nothing any more",
-            )
+            assert sshd.poll() is None
+            until(lambda: running(surroundings) == [sshd.pid], lambda: f"an end of {listed(running(surroundings))}")
         finally:
             sshd.kill()
 
@@ -161,4 +164,4 @@ def test_a_queue_of_jobs(
         build_on(cluster, project, surroundings)
     jobs = list((tmp_path / "queue").glob("*.sh"))
     assert 1 <= len(jobs) <= 2, "as many as adapt() may submit"
-    until(lambda: processes(surroundings["PIKAFORGE_STORE"], "PIKAFORGE_STORE") == [], "the jobs have ended")
+    until(lambda: running(surroundings) == [], lambda: f"an end of {listed(running(surroundings))}")
