@@ -80,7 +80,7 @@ def test_what_tests_need_comes_on_top() -> None:
         (1, "exit status 1"),
         (128, "exit status 128"),
         (128 + signal.SIGSEGV, "killed by SIGSEGV"),
-        (128 + signal.SIGKILL, "killed by SIGKILL"),
+        (128 + signal.SIGKILL, "killed by SIGKILL (most likely by the kernel, for lack of memory)"),
         (128 + signal.SIGILL, "killed by SIGILL (illegal instruction: built for a CPU that this one is not)"),
         (128 + 33, "killed by signal 33"),
         (255, "exit status 255"),
@@ -230,6 +230,29 @@ def test_a_version_that_is_another(run: Callable[..., Result], fake: FakeEngine)
     assert error.failure.findings == (
         r"check version: bin/demo -v: wanted a match of 'demo 1'; it printed 'demo 2.0\n'",
     )
+
+
+@pytest.mark.parametrize(
+    ("ending", "said"),
+    [
+        (Ending(status=137, timed_out=True), "it still ran after 60 s; it printed ''"),
+        (
+            Ending(status=137, exceeded="a program of it was killed, most likely because ..."),
+            "wanted exit status 0, got exit status 137: a program of it was killed, most likely because ...; it ",
+        ),
+        (
+            Ending(status=137),
+            "wanted exit status 0, got killed by SIGKILL (most likely by the kernel, for lack of memory)",
+        ),
+    ],
+    ids=["too long", "too much", "killed"],
+)
+def test_a_version_command_that_was_killed(
+    run: Callable[..., Result], fake: FakeEngine, ending: Ending, said: str
+) -> None:
+    fake.endings["smoke-version"] = ending
+    error = _failure(run)
+    assert any(line.startswith(f"check version: bin/demo -v: {said}") for line in error.failure.findings)
 
 
 def test_a_version_command_that_dies_of_an_illegal_instruction(run: Callable[..., Result], fake: FakeEngine) -> None:

@@ -6,6 +6,12 @@ import signal
 
 from pikaforge.errors import SIGNAL_BASE
 
+MEANINGS = {
+    signal.SIGILL: "illegal instruction: built for a CPU that this one is not",
+    signal.SIGKILL: "most likely by the kernel, for lack of memory",
+}
+"""What signals usually mean that nobody here has sent."""
+
 
 def signal_of(status: int) -> int:
     """Return the signal of an exit status of 128 + N; 0 for others."""
@@ -13,13 +19,13 @@ def signal_of(status: int) -> int:
 
 
 def describe_end(status: int) -> str:
-    """Return an exit status in words; SIGILL with its usual meaning."""
+    """Return the exit status of a program that has ended by itself in words; signals with their usual meaning."""
     number = signal_of(status)
     if not number:
         return f"exit status {status}"
     try:
-        name = signal.Signals(number).name
+        found = signal.Signals(number)
     except ValueError:
-        name = f"signal {number}"
-    meaning = " (illegal instruction: built for a CPU that this one is not)" if number == signal.SIGILL else ""
-    return f"killed by {name}{meaning}"
+        return f"killed by signal {number}"
+    meaning = f" ({MEANINGS[found]})" if found in MEANINGS else ""
+    return f"killed by {found.name}{meaning}"

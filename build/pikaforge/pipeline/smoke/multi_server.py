@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import re
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -311,9 +312,8 @@ class _MultiServerRun:
         if status is None:
             raise StepFailed(f"stop {name}: sent SIG{sent}; it still runs after {stop.within:g} s")
         running.down()
-        killed = describe_end(status) if signal_of(status) else ""
-        if killed not in ("", f"killed by SIG{sent}"):
-            raise StepFailed(f"stop {name}: sent SIG{sent}; {killed}")
+        if signal_of(status) not in (0, signal.Signals[f"SIG{sent}"]):
+            raise StepFailed(f"stop {name}: sent SIG{sent}; {describe_end(status)}")
 
     def _served(self, step: Step) -> None:
         assert step.served is not None  # its kind

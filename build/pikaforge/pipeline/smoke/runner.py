@@ -99,12 +99,15 @@ class SmokeRunner:
                 timeout=VERSION_TIMEOUT,
                 bounds=self._workspace.bounds,
             )
-            status = self._workspace.engine.run(job, scratch).status
+            done = self._workspace.engine.run(job, scratch)
             output = log.read_text(encoding="utf-8", errors="replace")
         place.log("version").write_text(output, encoding="utf-8")
         wanted = ""
-        if status != version.status:
-            wanted = f"wanted exit status {version.status}, got {describe_end(status)}"
+        if done.timed_out:
+            wanted = f"it still ran after {VERSION_TIMEOUT:g} s"
+        elif done.status != version.status:
+            got = f"exit status {done.status}: {done.exceeded}" if done.exceeded else describe_end(done.status)
+            wanted = f"wanted exit status {version.status}, got {got}"
         elif version.match and not re.search(version.match, output):
             wanted = f"wanted a match of {version.match!r}"
         detail = f"{' '.join(version.command)}: {wanted}; it printed {output[-300:]!r}" if wanted else ""
