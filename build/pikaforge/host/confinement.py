@@ -51,7 +51,7 @@ CROWDED = ("Resource temporarily unavailable", "Cannot fork", "fork: retry")
 KILL_ENDED = SIGNAL_BASE + signal.SIGKILL
 """Exit status of a shell whose program got SIGKILL."""
 KILLED = re.compile(
-    r"Killed signal terminated program|unable to execute command: Killed|\*\*\* \[.*\] (Killed|Error 137)$"
+    rf"Killed signal terminated program|unable to execute command: Killed|\*\*\* \[.*\] (Killed|Error {KILL_ENDED})$"
     rf"|^(.*: line \d+: +\d+ )?Killed( |$)|\bcode={KILL_ENDED}\b|\bsignal: (9|killed)\b"
 )
 """What gcc, clang, make, shells, ninja, cargo and go print if a program that they have started got SIGKILL."""
@@ -101,8 +101,7 @@ def options(bounds: Bounds, engine: Abilities, *, user: int = NOBODY) -> dict[st
         "read_only": True,
         "tmpfs": dict(TEMPORARY),
     }
-    memory = memory_of(bounds, engine)
-    if engine.limits_memory and memory:
+    if memory := memory_limit(bounds, engine):
         # Without swap. Where the kernel cannot limit swap, engines say so in a warning only.
         confined.update(mem_limit=memory, memswap_limit=memory)
     if engine.limits_processes:
@@ -111,8 +110,13 @@ def options(bounds: Bounds, engine: Abilities, *, user: int = NOBODY) -> dict[st
 
 
 def memory_of(bounds: Bounds, engine: Abilities) -> int:
-    """Return the limit of memory in bytes; 0 if there is none."""
+    """Return how many bytes of memory a job may use; 0 if there is no bound."""
     return bounds.memory or engine.memory * 7 // 8
+
+
+def memory_limit(bounds: Bounds, engine: Abilities) -> int:
+    """Return how many bytes of memory an engine lets a job use; 0 if it does not limit them."""
+    return memory_of(bounds, engine) if engine.limits_memory else 0
 
 
 def log_options(bounds: Bounds, *, podman: bool) -> dict[str, str]:
@@ -295,47 +299,43 @@ def explained(bounds: Bounds, engine: Abilities, result: JobResult, *, killed: b
 
     Args:
         bounds: of the job.
-        engine: where it ran. Without a limit of memory, it is never taken to have met that.
+        engine: where it ran.
         result: says the limit already, if it was the job's log.
         killed: whether the engine says that the kernel has ended one of its processes for lack of memory. Of a
             container that ends at once then, engines may not hear of it: containerd can read the end first.
         tail: the last lines of its log.
     """
-    limit = memory_of(bounds, engine) if engine.limits_memory else 0
-    if result.exceeded or result.timed_out:  # this tool has ended it
-        met, out = result.exceeded, killed
-    else:
-        met = reason(bounds, engine, status=result.status, out_of_memory=killed, tail=tail)
-        out = killed or (bool(limit) and met == _killed(bounds, engine))
-    return replace(result, exceeded=met, memory=max(result.memory, limit) if out else result.memory, out_of_memory=out)
+    met = result.exceeded or reason(bounds, engine, status=result.status, out_of_memory=killed, tail=tail)
+    memory = memory_of(bounds, engine) if killed else 0
+    if not (met or result.timed_out) and _was_killed(result.status, tail):
+        memory = memory_limit(bounds, engine)
+        why = _too_little(memory) if memory else "this machine has no memory left"
+        met = f"a program of it was killed, most likely because {why}"
+    return replace(result, exceeded=met, memory=max(result.memory, memory), out_of_memory=killed or memory > 0)
 
 
 def reason(bounds: Bounds, engine: Abilities, *, status: int, out_of_memory: bool, tail: Sequence[str]) -> str:
-    """Return which limit a job has most likely met; "" if none. This tool has not killed it.
+    """Return which limit a job has most likely met; "" if none.
 
     Args:
         bounds: of the job.
         engine: where it ran.
         status: its exit status.
-        out_of_memory: whether the kernel has ended one of its processes for lack of memory, as the engine says.
+        out_of_memory: whether the kernel has ended one of its processes for lack of memory.
         tail: the last lines of its log.
     """
     if out_of_memory:
-        return f"it needed more than {size_text(memory_of(bounds, engine))} of memory (limits.memory_mib, --memory)"
+        return _too_little(memory_of(bounds, engine))
     if status == SIZE_ENDED or any(text in line for line in tail for text in FULL):
         return f"a file became larger than {size_text(bounds.file)} (limits.file_mib)"
     if any(text in line for line in tail for text in CROWDED):
         return f"it may have had more than {bounds.processes} processes at once (limits.processes)"
-    if status == KILL_ENDED or any(KILLED.search(line) for line in tail):
-        return _killed(bounds, engine)
     return ""
 
 
-def _killed(bounds: Bounds, engine: Abilities) -> str:
-    limit = memory_of(bounds, engine) if engine.limits_memory else 0
-    if not limit:
-        return "a program of it was killed, most likely because this machine has no memory left"
-    return (
-        f"a program of it was killed, most likely because it needed more than {size_text(limit)} of memory "
-        "(limits.memory_mib, --memory)"
-    )
+def _too_little(memory: int) -> str:
+    return f"it needed more than {size_text(memory)} of memory (limits.memory_mib, --memory)"
+
+
+def _was_killed(status: int, tail: Sequence[str]) -> bool:
+    return status == KILL_ENDED or any(KILLED.search(line) for line in tail)

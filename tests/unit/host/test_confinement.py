@@ -15,7 +15,7 @@ from pikaforge.errors import HostError
 from pikaforge.host import confinement, logs, podman
 from pikaforge.host.archives import extract, first_file
 from pikaforge.host.confinement import NOBODY, USUAL, Abilities, Bounds, OutputError
-from pikaforge.host.job import files
+from pikaforge.host.job import JobResult, files
 from pikaforge.host.raw import Chunks
 
 GIB = 1 << 30
@@ -63,9 +63,6 @@ def test_podman_without_root_limits_files_by_a_shell() -> None:
     assert "ulimit -f unlimited && " in podman.limited(("true",), {"core": 0})[2]
 
 
-KILLED = "a program of it was killed, most likely because it needed more than 1 GiB of memory (limits.memory_mib, "
-
-
 @pytest.mark.parametrize(
     ("status", "out_of_memory", "tail", "said"),
     [
@@ -75,23 +72,7 @@ KILLED = "a program of it was killed, most likely because it needed more than 1 
         (2, False, ["make: fork: Resource temporarily unavailable"], "it may have had more than 9 processes at once"),
         (2, False, ["sh: 1: Cannot fork"], "it may have had more than 9 processes at once (limits.processes)"),
         (2, False, ["error: expected ';'"], ""),
-        (137, False, [], KILLED),
-        *(
-            (status, False, ["compiling", line, "the end"], KILLED)
-            for status, line in (
-                (2, "g++: fatal error: Killed signal terminated program cc1plus"),
-                (1, "clang: error: unable to execute command: Killed"),
-                (2, "make[1]: *** [Makefile:12: db/db_impl.o] Killed"),
-                (2, "make: *** [Makefile:9: all] Error 137"),
-                (2, "Killed"),
-                (2, "guest/script.sh: line 7:  4711 Killed                  ld -o pika *.o"),
-                (1, "FAILED: [code=137] src/pika.o"),
-                (101, "  process didn't exit successfully: `rustc` (signal: 9, SIGKILL: kill)"),
-                (1, "go: link: signal: killed"),
-            )
-        ),
-        (2, False, ["src/cgi.cc:137: error: Killed is not a type", "make: *** [cgi.o] Error 1"], ""),
-        (2, False, ["make: *** [Makefile:137: Killed.o] Error 1", "signal: 95", "code=1375"], ""),
+        (137, False, [], ""),
     ],
 )
 def test_the_limit_that_was_met_is_named(status: int, out_of_memory: bool, tail: list[str], said: str) -> None:
@@ -99,6 +80,39 @@ def test_the_limit_that_was_met_is_named(status: int, out_of_memory: bool, tail:
     found = confinement.reason(bounds, Abilities(), status=status, out_of_memory=out_of_memory, tail=tail)
     assert found.startswith(said)
     assert bool(found) == bool(said)
+
+
+KILLED = "a program of it was killed, most likely because it needed more than 1 GiB of memory (limits.memory_mib, "
+
+
+@pytest.mark.parametrize(
+    ("status", "line", "said"),
+    [
+        (137, "", KILLED),
+        (2, "g++: fatal error: Killed signal terminated program cc1plus", KILLED),
+        (1, "clang: error: unable to execute command: Killed", KILLED),
+        (2, "make[1]: *** [Makefile:12: db/db_impl.o] Killed", KILLED),
+        (2, "make: *** [Makefile:9: all] Error 137", KILLED),
+        (2, "Killed", KILLED),
+        (2, "guest/script.sh: line 7:  4711 Killed                  ld -o pika *.o", KILLED),
+        (1, "FAILED: [code=137] src/pika.o", KILLED),
+        (101, "  process didn't exit successfully: `rustc` (signal: 9, SIGKILL: kill)", KILLED),
+        (1, "go: link: signal: killed", KILLED),
+        (2, "src/cgi.cc:137: error: Killed is not a type", ""),
+        (2, "make: *** [cgi.o] Error 1", ""),
+        (2, "make: *** [Makefile:137: Killed.o] Error 1", ""),
+        (1, "signal: 95", ""),
+        (1, "code=1375", ""),
+        (137, "cc1plus: fatal error: x.s: File too large", "a file became larger than 2 MiB (limits.file_mib)"),
+    ],
+)
+def test_a_program_that_was_killed_most_likely_lacked_memory(status: int, line: str, said: str) -> None:
+    tail = ["compiling", line, "the end"]
+    bounds = Bounds(memory=GIB, file=2 << 20)
+    found = confinement.explained(bounds, Abilities(), JobResult(status=status), killed=False, tail=tail)
+    assert found.exceeded.startswith(said)
+    assert bool(found.exceeded) == bool(said)
+    assert found.out_of_memory == (said == KILLED)
 
 
 def test_the_last_lines_of_a_log(tmp_path: Path) -> None:

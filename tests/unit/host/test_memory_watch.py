@@ -69,6 +69,13 @@ def test_what_this_tool_has_killed_did_not_lack_memory(result: JobResult) -> Non
     assert explained(Bounds(memory=1 << 30), Abilities(), result, killed=False, tail=["Killed"]) == result
 
 
+def test_what_has_made_a_job_hang_is_named() -> None:
+    result = JobResult(status=137, timed_out=True)
+    found = explained(Bounds(processes=9), Abilities(), result, killed=False, tail=["sh: 1: Cannot fork"])
+    assert found.exceeded == "it may have had more than 9 processes at once (limits.processes)"
+    assert not found.out_of_memory
+
+
 def test_without_a_limit_of_memory_the_machine_had_none_left() -> None:
     found = explained(
         Bounds(memory=1 << 30), Abilities(limits_memory=False), JobResult(status=137), killed=False, tail=[]
